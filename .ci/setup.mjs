@@ -23,7 +23,9 @@ if (!installed) {
     stdio: ['ignore', 2, 2],
   });
   if (result.status !== 0) {
-    console.error('npm ci failed (see above). Check that the package registry can be reached and that the disk has 600 MB free, then run the command again.');
+    console.error(
+      'npm ci failed (see above). Check that the package registry can be reached and that the disk has 600 MB free, then run the command again.',
+    );
     process.exit(1);
   }
   writeFileSync(stamp, wanted);
