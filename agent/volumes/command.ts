@@ -1,0 +1,90 @@
+import { spawn } from 'node:child_process';
+
+/** How a program ended. Exactly one of `exitCode` and `signal` is set. Texts are UTF-8, cut at the output limit. */
+export interface CommandResult {
+  readonly exitCode: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs a program without a shell and returns how it ended, whatever its exit code. Throws CommandError. */
+export type Run = (
+  program: string,
+  args: readonly string[],
+  options: { readonly timeoutMs: number },
+) => Promise<CommandResult>;
+
+/**
+ * Thrown when a program could not be run to its end: `missing` (not installed), `not_started` (the system refused),
+ * `timeout` (killed at its deadline; what it had done by then is unknown), `output_too_large` (killed).
+ */
+export class CommandError extends Error {
+  override readonly name = 'CommandError';
+  readonly reason: 'missing' | 'not_started' | 'timeout' | 'output_too_large';
+  readonly program: string;
+
+  constructor(reason: CommandError['reason'], program: string, message: string, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.reason = reason;
+    this.program = program;
+  }
+}
+
+/**
+ * Makes a Run on real processes.
+ *
+ * @param options.searchPath PATH for the programs; the sbin folders, which ordinary users lack, are added
+ * @param options.outputLimitBytes the most that a program may print to either stream (1 MiB by default)
+ */
+export function commandRunner(options: {
+  readonly searchPath: string | undefined;
+  readonly outputLimitBytes?: number;
+}): Run {
+  const limitBytes = options.outputLimitBytes ?? 1024 * 1024;
+  const path = [options.searchPath, '/usr/sbin', '/usr/bin', '/sbin', '/bin'].filter(Boolean).join(':');
+
+  return (program, args, { timeoutMs }) =>
+    new Promise((resolve, reject) => {
+      const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { PATH: path, LC_ALL: 'C' } });
+      const output = { stdout: [] as Buffer[], stderr: [] as Buffer[] };
+      const sizes = { stdout: 0, stderr: 0 };
+      const fail = (error: CommandError) => {
+        clearTimeout(deadline);
+        child.kill('SIGKILL');
+        // A program stuck in the kernel does not die of SIGKILL: nobody waits for it here.
+        child.stdout.destroy();
+        child.stderr.destroy();
+        child.unref();
+        reject(error);
+      };
+      const deadline = setTimeout(
+        () => fail(new CommandError('timeout', program, `${program} did not end within ${timeoutMs} ms`)),
+        timeoutMs,
+      );
+      for (const stream of ['stdout', 'stderr'] as const) {
+        child[stream].on('data', (bytes: Buffer) => {
+          sizes[stream] += bytes.length;
+          if (sizes[stream] <= limitBytes) output[stream].push(bytes);
+          else fail(new CommandError('output_too_large', program, `${program} printed more than ${limitBytes} bytes`));
+        });
+      }
+      child.on('error', (error: NodeJS.ErrnoException) => {
+        const missing = error.code === 'ENOENT';
+        const text = missing ? `${program} is not installed (searched ${path})` : `${program}: ${error.message}`;
+        fail(new CommandError(missing ? 'missing' : 'not_started', program, text, error));
+      });
+      child.on('close', (exitCode, signal) => {
+        clearTimeout(deadline);
+        const text = (stream: 'stdout' | 'stderr') => Buffer.concat(output[stream]).toString();
+        resolve({ exitCode, signal, stdout: text('stdout'), stderr: text('stderr') });
+      });
+    });
+}
+
+/** One line that says how a program failed: its exit and the end of what it printed. */
+export function describeFailure(program: string, result: CommandResult): string {
+  const end = result.signal ? `was killed by ${result.signal}` : `ended with exit code ${result.exitCode}`;
+  const said = (result.stderr.trim() || result.stdout.trim()).replaceAll(/\s+/g, ' ').slice(-400);
+  return said ? `${program} ${end}: ${said}` : `${program} ${end}`;
+}

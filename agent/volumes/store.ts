@@ -1,0 +1,290 @@
+import { join } from 'node:path';
+import { type CreateTools, createFolder, creatingPrefix, type VolumeRequest } from './create.ts';
+import { toVolumeError, VolumeError } from './errors.ts';
+import { syncDirectory } from './files.ts';
+import { checkExt4, type Filesystem, type FilesystemCheck, readFilesystem } from './filesystem.ts';
+import type { Holder } from './holders.ts';
+import { changeImageState, describeImage, type ImageState, imageName } from './image.ts';
+import { lookAtVolume, type VolumeInfo } from './info.ts';
+import { loopDevicesOf } from './loop.ts';
+import { holdersOf, type MountTarget, type MountTools, mountImage, unmountImage } from './mount.ts';
+import { validEpoch, validSize, validVolumeId } from './validate.ts';
+
+const destroyedPrefix = '.destroyed-';
+
+/** Where a Machine finds its volume: a mounted folder, or the image file where this host cannot mount. */
+export type MountedVolume = { readonly path: string; readonly kind: 'ext4' | 'raw' };
+
+export interface VolumeStoreOptions extends MountTools, CreateTools {
+  /** The agent's data directory; must exist. Volumes are in `volumes/`, mounts in `mnt/`. */
+  readonly dir: string;
+}
+
+/**
+ * The volumes of one host: one folder each, with one image whose name says who owns its bytes. All operations throw
+ * VolumeError; each can be repeated after a crash. Operations on one volume take turns.
+ */
+export class VolumeStore {
+  readonly #options: VolumeStoreOptions;
+  readonly #turns = new Map<string, Promise<unknown>>();
+  readonly #folder: string;
+
+  constructor(options: VolumeStoreOptions) {
+    this.#options = options;
+    this.#folder = join(options.dir, 'volumes');
+  }
+
+  /** Makes the store's folders and removes what a crash left half created or half destroyed; returns what it removed. */
+  async open(): Promise<string[]> {
+    const { files, dir } = this.#options;
+    return this.#explain('open the volume store', {}, async () => {
+      await files.mkdir(this.#folder, { recursive: true, mode: 0o700 });
+      await files.mkdir(join(dir, 'mnt'), { recursive: true, mode: 0o755 });
+      const names = await files.readdir(this.#folder);
+      const left = names.filter((name) => name.startsWith(creatingPrefix) || name.startsWith(destroyedPrefix));
+      for (const name of left) await files.rm(join(this.#folder, name), { recursive: true, force: true });
+      await syncDirectory(files, this.#folder);
+      await syncDirectory(files, dir);
+      return left.map((name) => join(this.#folder, name));
+    });
+  }
+
+  /**
+   * Creates a volume owned at `epoch`. A crash leaves nothing that looks like a volume. Repeated with the same arguments
+   * it returns the volume that is there.
+   *
+   * @param request.sizeBytes a multiple of 4096, from 1 MiB to 16 TiB
+   * @param request.from a file whose bytes the volume starts with, at most as large; else an empty ext4 file system, or
+   *   zeros where this host has no mkfs.ext4 (`filesystem.kind` says which)
+   */
+  async create(request: {
+    volumeId: string;
+    sizeBytes: number;
+    epoch: number;
+    from?: string;
+  }): Promise<VolumeInfo & { readonly filesystem: Filesystem }> {
+    const { volumeId, sizeBytes, epoch, from } = request;
+    const image: ImageState = { state: 'owned', epoch: validEpoch(epoch) };
+    return this.#turn(volumeId, 'create the volume', async () => {
+      const content = from === undefined ? { kind: 'ext4' as const } : { kind: 'copy' as const, from };
+      const volume = await this.#create({ volumeId, image, sizeBytes: validSize(sizeBytes), content });
+      return { ...volume, filesystem: await readFilesystem(this.#options.files, volume.path) };
+    });
+  }
+
+  /** Creates the image that a copy is received into: all hole, nobody's yet. Repeatable. */
+  async createReceiving(request: { volumeId: string; sizeBytes: number }): Promise<VolumeInfo> {
+    const { volumeId, sizeBytes } = request;
+    return this.#turn(volumeId, 'create the receiving volume', async () => {
+      const content = { kind: 'hole' } as const;
+      return this.#create({ volumeId, image: { state: 'receiving' }, sizeBytes: validSize(sizeBytes), content });
+    });
+  }
+
+  /** Path of a flat file kept beside the image (as `receiving.state`); it goes with the volume. */
+  statePath(volumeId: string, name: string): string {
+    if (!/^[a-z0-9][a-z0-9._-]{0,99}$/.test(name) || name.endsWith('.img')) {
+      throw new VolumeError(
+        'invalid',
+        `${name} is no name for a state file: use a-z, 0-9, "." "_" "-", not ending in .img`,
+      );
+    }
+    return join(this.#folder, validVolumeId(volumeId), name);
+  }
+
+  /** What is on the disk, or null when there is no such volume. Throws `strange_content` rather than guess. */
+  async inspect(volumeId: string): Promise<VolumeInfo | null> {
+    validVolumeId(volumeId);
+    return this.#explain('inspect the volume', { volumeId }, () => this.#look(volumeId));
+  }
+
+  /** All volumes, and apart from them everything in the folder that cannot be one. */
+  async list(): Promise<{ volumes: VolumeInfo[]; strange: VolumeError[] }> {
+    return this.#explain('list the volumes', {}, async () => {
+      const volumes: VolumeInfo[] = [];
+      const strange: VolumeError[] = [];
+      for (const name of (await this.#options.files.readdir(this.#folder)).sort()) {
+        if (name.startsWith(creatingPrefix) || name.startsWith(destroyedPrefix)) continue;
+        try {
+          const volume = await this.#look(validVolumeId(name));
+          if (volume) volumes.push(volume);
+        } catch (error) {
+          if (!(error instanceof VolumeError) || (error.reason !== 'strange_content' && error.reason !== 'invalid'))
+            throw error;
+          const paths = error.paths.length > 0 ? error.paths : [join(this.#folder, name)];
+          strange.push(new VolumeError('strange_content', error.message, { volumeId: name, paths, cause: error }));
+        }
+      }
+      return { volumes, strange };
+    });
+  }
+
+  /** Gives up a volume owned at `epoch`: read-only from here on, never mounted again. Must be unmounted. Repeatable. */
+  async relinquish(volumeId: string, epoch: number): Promise<VolumeInfo> {
+    validEpoch(epoch);
+    return this.#turn(volumeId, 'relinquish the volume', async () => {
+      const volume = await this.#require(volumeId);
+      if (volume.state === 'receiving' || volume.epoch !== epoch)
+        throw wrongState(volume, `relinquished at epoch ${epoch}`);
+      await this.#assertDetached(volume);
+      return this.#change(volume, { state: 'relinquished', epoch });
+    });
+  }
+
+  /** Takes a received copy, or one relinquished at a lower epoch, as owned at `epoch`. Repeatable. */
+  async own(volumeId: string, epoch: number): Promise<VolumeInfo> {
+    validEpoch(epoch);
+    return this.#turn(volumeId, 'own the volume', async () => {
+      const volume = await this.#require(volumeId);
+      const isAllowed =
+        volume.state === 'receiving' ||
+        (volume.state === 'owned' && volume.epoch === epoch) ||
+        (volume.state === 'relinquished' && volume.epoch < epoch);
+      if (!isAllowed) throw wrongState(volume, `owned at epoch ${epoch}`);
+      return this.#change(volume, { state: 'owned', epoch });
+    });
+  }
+
+  /** Makes an owned volume usable; finds it again after a crash. Anything but an owned image is refused. */
+  async mount(volumeId: string): Promise<MountedVolume> {
+    return this.#turn(volumeId, 'mount the volume', async () => {
+      const volume = await this.#require(volumeId);
+      if (volume.state !== 'owned') throw wrongState(volume, 'mounted');
+      const target = await this.#target(volume);
+      const { files } = this.#options;
+      await files.chmod(volume.path, 0o600);
+      const isExt4 = (await readFilesystem(files, volume.path)).kind === 'ext4';
+      if (!this.#options.capabilities.mount || !isExt4) return { path: volume.path, kind: 'raw' };
+      await mountImage(this.#options, target);
+      return { path: target.mountPoint, kind: 'ext4' };
+    });
+  }
+
+  /**
+   * Returns when no file system of this kernel can write to the image any more and its bytes are on the disk; see
+   * unmountImage. A raw image's users do not count here: ask `holders`. Repeatable.
+   */
+  async unmount(volumeId: string): Promise<{ readonly filesystem: Filesystem }> {
+    return this.#turn(volumeId, 'unmount the volume', async () => {
+      const volume = await this.#require(volumeId);
+      await unmountImage(this.#options, await this.#target(volume));
+      return { filesystem: await readFilesystem(this.#options.files, volume.path) };
+    });
+  }
+
+  /** Who uses the volume: its file system, its loop device or the image file itself. */
+  async holders(volumeId: string): Promise<Holder[]> {
+    validVolumeId(volumeId);
+    return this.#explain('find the holders', { volumeId }, async () =>
+      holdersOf(this.#options, (await this.#require(volumeId)).path),
+    );
+  }
+
+  /** Checks, and repairs if asked, the ext4 file system of an unmounted volume. Only an owned one is repaired. */
+  async check(volumeId: string, options: { repair: boolean; timeoutMs: number }): Promise<FilesystemCheck> {
+    return this.#turn(volumeId, 'check the volume', async () => {
+      const volume = await this.#require(volumeId);
+      if (options.repair && volume.state !== 'owned') throw wrongState(volume, 'repaired');
+      await this.#assertDetached(volume);
+      return checkExt4(this.#options.run, volume.path, options);
+    });
+  }
+
+  /** Removes a volume for good, whatever its state; refused while anybody uses it. False when there was none. */
+  async destroy(volumeId: string): Promise<boolean> {
+    return this.#turn(volumeId, 'destroy the volume', async () => {
+      const volume = await this.#look(volumeId);
+      if (!volume) return false;
+      await this.#assertDetached(volume);
+      const holders = await holdersOf(this.#options, volume.path);
+      if (holders.length > 0) {
+        const who = holders.map(({ pid, command }) => `${pid} (${command})`).join(', ');
+        throw new VolumeError('volume_busy', `${volumeId} is in use by ${who}: end them first`, { volumeId, holders });
+      }
+      const { files } = this.#options;
+      const trash = join(this.#folder, `${destroyedPrefix}${volumeId}`);
+      await files.rm(trash, { recursive: true, force: true });
+      await files.rename(join(this.#folder, volumeId), trash);
+      await syncDirectory(files, this.#folder);
+      await files.rm(trash, { recursive: true, force: true });
+      return true;
+    });
+  }
+
+  /** Bytes that the agent's user can still write on the data directory's disk. */
+  async freeBytes(): Promise<number> {
+    return this.#explain('ask for free space', {}, async () => {
+      const { bavail, bsize } = await this.#options.files.statfs(this.#folder);
+      return bavail * bsize;
+    });
+  }
+
+  #look(volumeId: string): Promise<VolumeInfo | null> {
+    return lookAtVolume(this.#options.files, volumeId, join(this.#folder, volumeId));
+  }
+
+  async #create(request: VolumeRequest): Promise<VolumeInfo> {
+    const { volumeId, image, sizeBytes } = request;
+    const existing = await this.#look(volumeId);
+    if (existing && (imageName(existing) !== imageName(image) || existing.sizeBytes !== sizeBytes)) {
+      throw wrongState(existing, `created as ${describeImage(image)} with ${sizeBytes} bytes`);
+    }
+    if (!existing) await createFolder(this.#options, this.#folder, request);
+    return this.#require(volumeId);
+  }
+
+  async #require(volumeId: string): Promise<VolumeInfo> {
+    const volume = await this.#look(volumeId);
+    if (volume) return volume;
+    throw new VolumeError('volume_not_found', `there is no volume ${volumeId} in ${this.#folder}`, { volumeId });
+  }
+
+  async #change(volume: VolumeInfo, to: ImageState): Promise<VolumeInfo> {
+    await changeImageState(this.#options.files, join(this.#folder, volume.volumeId), volume, to);
+    return this.#require(volume.volumeId);
+  }
+
+  async #assertDetached({ volumeId, path }: VolumeInfo): Promise<void> {
+    const attached = await loopDevicesOf(this.#options.files, this.#options.run, path);
+    if (attached.length === 0) return;
+    const devices = attached.map((device) => device.path);
+    const text = `${volumeId} is still attached to ${devices.join(', ')}: unmount it first`;
+    throw new VolumeError('volume_busy', text, { volumeId, paths: [path], devices });
+  }
+
+  async #target({ volumeId, path }: VolumeInfo): Promise<MountTarget> {
+    const { files, dir } = this.#options;
+    return {
+      volumeId,
+      imagePath: await files.realpath(path),
+      mountPoint: join(await files.realpath(dir), 'mnt', volumeId),
+    };
+  }
+
+  /** Runs an operation on a volume after those already under way on it. */
+  async #turn<T>(volumeId: string, doing: string, operation: () => Promise<T>): Promise<T> {
+    validVolumeId(volumeId);
+    const before = this.#turns.get(volumeId) ?? Promise.resolve();
+    const mine = before.then(() => this.#explain(doing, { volumeId }, operation));
+    const settled = mine.catch(() => {});
+    this.#turns.set(volumeId, settled);
+    try {
+      return await mine;
+    } finally {
+      if (this.#turns.get(volumeId) === settled) this.#turns.delete(volumeId);
+    }
+  }
+
+  async #explain<T>(doing: string, fields: { volumeId?: string }, operation: () => Promise<T>): Promise<T> {
+    try {
+      return await operation();
+    } catch (error) {
+      throw toVolumeError(error, fields.volumeId ? `${doing} ${fields.volumeId}` : doing, fields);
+    }
+  }
+}
+
+function wrongState(volume: VolumeInfo, wanted: string): VolumeError {
+  const text = `${volume.volumeId} is ${describeImage(volume)}, so it cannot be ${wanted}`;
+  return new VolumeError('wrong_state', text, { volumeId: volume.volumeId, paths: [volume.path] });
+}
