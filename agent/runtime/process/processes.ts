@@ -1,0 +1,88 @@
+import { readdir, readFile } from 'node:fs/promises';
+import type { Survivor } from '../runtime.ts';
+import type { Cgroups } from './cgroup.ts';
+import { Holders } from './holders.ts';
+import { readStat } from './identity.ts';
+
+/** Variable that marks every process of a Machine; its value is `AGENT_TAG.MACHINE_ID.INSTANCE_ID`. */
+export const TAG_VARIABLE = 'FERRY_RUNTIME_TAG';
+
+/** Processes looked at side by side. */
+const CONCURRENCY = 16;
+
+const COMMAND_LENGTH_MAX = 200;
+
+/**
+ * Walks /proc for the processes of one Machine. A process can leave its process group, its session and its parent, so
+ * none of these is looked at: it is in the Machine's cgroup, or has the tag in the environment that it was started
+ * with, or keeps the volume open.
+ */
+export class Processes {
+  readonly #agentTag: string;
+  readonly #cgroups: Cgroups;
+
+  constructor(agentTag: string, cgroups: Cgroups) {
+    this.#agentTag = agentTag;
+    this.#cgroups = cgroups;
+  }
+
+  /** The value of the tag variable for one start. */
+  tag(machineId: string, instanceId: string): string {
+    return `${this.#agentTag}.${machineId}.${instanceId}`;
+  }
+
+  /**
+   * Every living process of the Machine, and every one that keeps one of `openPaths` open, without `except` (PIDs) and
+   * the agent itself.
+   */
+  async find(machineId: string, openPaths: readonly string[], except: ReadonlySet<number>): Promise<Survivor[]> {
+    const members = new Set(await this.#cgroups.members(machineId));
+    const holders = await Holders.of(openPaths);
+    const survivors: Survivor[] = [];
+    const pids = (await readdir('/proc')).filter((name) => /^[0-9]+$/.test(name)).map(Number);
+    const look = async (pid: number): Promise<void> => {
+      if (pid === process.pid || except.has(pid)) return;
+      const why = await this.#why(pid, machineId, members, holders);
+      if (why !== undefined) survivors.push({ pid, command: await readCommand(pid), why });
+    };
+    for (let at = 0; at < pids.length; at += CONCURRENCY) await Promise.all(pids.slice(at, at + CONCURRENCY).map(look));
+    return survivors;
+  }
+
+  /** Whether any process carries the tag of that very start. */
+  async anyOf(machineId: string, instanceId: string): Promise<boolean> {
+    const tag = `${TAG_VARIABLE}=${this.tag(machineId, instanceId)}`;
+    for (const name of await readdir('/proc')) {
+      if (/^[0-9]+$/.test(name) && (await readEnvironment(Number(name))).includes(tag)) {
+        if ((await readStat(Number(name)))?.dead === false) return true;
+      }
+    }
+    return false;
+  }
+
+  async #why(
+    pid: number,
+    machineId: string,
+    members: ReadonlySet<number>,
+    holders: Holders,
+  ): Promise<Survivor['why'] | undefined> {
+    const stat = await readStat(pid);
+    if (stat === undefined || stat.dead) return undefined;
+    if (members.has(pid)) return 'cgroup';
+    const prefix = `${TAG_VARIABLE}=${this.#agentTag}.${machineId}.`;
+    if ((await readEnvironment(pid)).some((entry) => entry.startsWith(prefix))) return 'tag';
+    // A direct child of the agent without a tag is one of its tools at work on the volume.
+    if (stat.parentPid !== process.pid && (await holders.holds(pid))) return 'open-file';
+    return undefined;
+  }
+}
+
+/** The environment that a process was started with; empty when we may not see it, and for kernel threads. */
+async function readEnvironment(pid: number): Promise<string[]> {
+  return (await readFile(`/proc/${pid}/environ`, 'latin1').catch(() => '')).split('\0');
+}
+
+async function readCommand(pid: number): Promise<string> {
+  const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+  return line.replaceAll('\0', ' ').trim().slice(0, COMMAND_LENGTH_MAX);
+}
