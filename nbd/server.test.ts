@@ -420,6 +420,7 @@ describe.skipIf(missing.length > 0)(
         const pidFile = join(directory.path, 'pid');
         const child = spawn('qemu-nbd', [...args, pidFile, image], { stdio: 'ignore' });
         await new Promise((resolve) => child.once('exit', resolve));
+        using _daemon = { [Symbol.dispose]: () => process.kill(Number(readFileSync(pidFile, 'utf8'))) };
         const contexts = [BASE_ALLOCATION];
         const at = {
           host: '127.0.0.1',
@@ -439,7 +440,6 @@ describe.skipIf(missing.length > 0)(
         const extents = await client.blockStatus(BASE_ALLOCATION, 0, whole.length);
         expect(extents.some((extent) => extent.flags === 3)).toBe(true);
         await client.close();
-        // It serves one client and ends with it.
       },
     );
   },
