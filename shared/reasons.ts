@@ -172,11 +172,35 @@ export const reasons = {
     'the step can no longer be taken back',
     'Let the migration end, then move the Machine back.',
   ),
-  not_stopped: info(
+  not_yet: info(
     Code.FailedPrecondition,
     'abort',
-    'the Machine is not stopped for this migration',
-    'Nothing: the coordinator orders the stop first.',
+    'the step before this one is not done',
+    'Nothing: the coordinator orders the steps in turn.',
+  ),
+  permit_in_use: info(
+    Code.FailedPrecondition,
+    'retry',
+    'a permit is given back while its migration still keeps a Machine down at the host',
+    'Wait until the Machine is up, or accept that it is down.',
+  ),
+  owner_here: info(
+    Code.FailedPrecondition,
+    'abort',
+    'the destination owns the Machine already',
+    'Look at "ferry machine status" for the owner.',
+  ),
+  not_settled: info(
+    Code.FailedPrecondition,
+    'abort',
+    'a kept copy is asked to be deleted before its migration is settled and its time is over',
+    'Wait until the time that the error names.',
+  ),
+  other_role: info(
+    Code.AlreadyExists,
+    'abort',
+    'the migration ID is known at the host with other particulars',
+    'Retry the migration: it gets a new ID.',
   ),
   process_alive: info(
     Code.FailedPrecondition,
