@@ -27,6 +27,6 @@ const reasonOf: Readonly<Record<RefusalReason, Reason>> = {
 
 /** The error for a refusal; `facts.seen` is the highest term or fence seen here, `facts.holder` who has the permit. */
 export function refusalError(refusal: Refusal, facts: Readonly<Record<string, string>> = {}): FerryError {
-  const seen = refusal.seen === undefined ? {} : { seen: String(refusal.seen) };
-  return new FerryError(reasonOf[refusal.reason], refusal.message, { facts: { ...facts, ...seen } });
+  const all = refusal.seen === undefined ? facts : { ...facts, seen: String(refusal.seen) };
+  return new FerryError(reasonOf[refusal.reason], refusal.message, { facts: all });
 }
