@@ -5,6 +5,8 @@
  *  (none)              prepare                   prepared  a new copy's ID, its marker `receiving`, the source's pinned key
  *  (none)              decline                   declined  the ID is burnt before it was ever used; the decline leaves
  *  prepared, verified  verified                  verified  root of the bytes as re-read here after a sync
+ *  verified            receive                   prepared  before any byte of the copy changes again
+ *  (none)              accept                    declined  a ticket of an ID never heard of: burnt, the decline answers it
  *  verified            accept (ticket fits)      owner     epoch e+1: the commit point; marker; Machine starts; settlement leaves
  *  prepared, verified  decline, expire           declined  marker removed; then the decline leaves and the bytes are freed
  *  owner               up                        owner     the Machine is up: the network may be released
@@ -54,7 +56,9 @@ export type DestinationState =
 export type DestinationEvent =
   /** Capacity is reserved and the config can run here. `volumeId` is new, minted for this prepare. */
   | { readonly type: 'prepare'; readonly term: number; readonly subject: Subject }
-  /** All bytes were synced and re-read here. */
+  /** Bytes are about to be written to the copy. */
+  | { readonly type: 'receive' }
+  /** All bytes were synced and re-read here; none was written since. */
   | { readonly type: 'verified'; readonly root: Root }
   /** `recordDigest`: of the record that came with the ticket. */
   | { readonly type: 'accept'; readonly ticket: Received<Ticket>; readonly recordDigest: string }
@@ -62,7 +66,10 @@ export type DestinationEvent =
   | { readonly type: 'decline'; readonly term: number; readonly subject: Subject; readonly reason: string }
   /** The agent's own: nobody drove this copy for its time to live. */
   | { readonly type: 'expire' }
-  /** The Machine is healthy, or stays stopped because that is desired, or an operator accepts that it is down. */
+  /**
+   * The Machine is healthy, or stays stopped because that is desired, or an operator accepts that it is down, or a later
+   * hand-over took it on.
+   */
   | { readonly type: 'up' }
   | { readonly type: 'settlement-known' };
 
@@ -103,6 +110,9 @@ export function nextDestination(
   switch (event.type) {
     case 'prepare':
       return prepare(state, event, context);
+    case 'receive':
+      if (state?.step !== 'prepared' && state?.step !== 'verified') return outOfOrder(state, 'prepared or verified');
+      return moved({ step: 'prepared', subject: state.subject, term: state.term }, context.placement, context);
     case 'verified':
       return verified(state, event.root, context);
     case 'accept':
@@ -184,7 +194,11 @@ function accept(
   context: DestinationContext,
 ): DestinationOutcome {
   const { statement: ticket, signatureValid } = event.ticket;
-  if (state === null) return refuse('unknown_migration', 'nothing was prepared under this ID');
+  if (state === null) {
+    // Whoever wrote it has given the Machine up and waits for an answer: one that brings it back to him.
+    if (ticket.destination !== context.host) return refuse('wrong_statement', `this host is ${context.host}`);
+    return end(null, 0, subjectOf(ticket), 'this migration was never heard of here', context);
+  }
   if (state.step === 'declined') return burnt();
   if (!signatureValid) return refuse('bad_signature', 'the ticket is not signed by the source that was pinned');
   if (!sameSubject(ticket, state.subject))

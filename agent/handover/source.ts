@@ -77,6 +77,7 @@ export type SourceState =
 export type SourceEvent =
   | { readonly type: 'offer'; readonly term: number; readonly offer: Offer }
   | { readonly type: 'stop'; readonly term: number; readonly fence: number }
+  /** Written just before the signal goes, so that it never goes twice; if it was lost between, the kill follows in time. */
   | { readonly type: 'signal-sent'; readonly atMs: number }
   /** No process of the Machine is left, its volume is detached and synced. Seen, not assumed. */
   | { readonly type: 'gone-observed' }
@@ -97,7 +98,10 @@ export type SourceEvent =
   | { readonly type: 'abort'; readonly term: number; readonly reason: string }
   /** The agent's own: no driver was heard for 60 s. */
   | { readonly type: 'driver-silent' }
-  /** The Machine is healthy, or stays stopped because that is desired, or an operator accepts that it is down. */
+  /**
+   * The Machine is healthy, or stays stopped because that is desired, or an operator accepts that it is down, or a later
+   * hand-over took it on.
+   */
   | { readonly type: 'up' };
 
 export type SourceEffect =
