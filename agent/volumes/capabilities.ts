@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
 import { join } from 'node:path';
 import { describeFailure, type Run } from './command.ts';
-import { toVolumeError } from './errors.ts';
+import { errnoOf, toVolumeError } from './errors.ts';
 import type { Files } from './files.ts';
 import { makeExt4 } from './filesystem.ts';
 import { type MountTools, mountImage, unmountImage } from './mount.ts';
@@ -60,9 +60,7 @@ async function probeIn(folder: string, tools: MountTools): Promise<VolumeCapabil
     if (!mkfs) throw new Error('there is no ext4 image to try it with');
     await probeMount(folder, tools);
   });
-  const reflink = await attempt('reflink', () =>
-    files.copyFile(join(folder, 'data'), join(folder, 'clone'), constants.COPYFILE_FICLONE_FORCE),
-  );
+  const reflink = await attempt('reflink', () => probeReflink(folder, files));
   const fiemap = await attempt('fiemap', () => probeFiemap(join(folder, 'data'), run));
   const punch = await attempt('punch', () => probePunch(join(folder, 'data'), files, run));
   return { mount, reflink, fiemap, mkfs, punch, reasons };
@@ -86,6 +84,14 @@ async function probeMount(folder: string, tools: MountTools): Promise<void> {
     await tools.files.writeFile(join(target.mountPoint, 'file'), 'written', { flush: true });
   } finally {
     await unmountImage(tools, target);
+  }
+}
+
+async function probeReflink(folder: string, files: Files): Promise<void> {
+  try {
+    await files.copyFile(join(folder, 'data'), join(folder, 'clone'), constants.COPYFILE_FICLONE_FORCE);
+  } catch (cause) {
+    throw new Error(`this file system cannot share blocks (${errnoOf(cause)}); XFS and btrfs can`, { cause });
   }
 }
 

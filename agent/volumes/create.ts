@@ -22,7 +22,7 @@ export interface CreateTools {
   readonly timeoutMs: number;
 }
 
-/** A volume to be made. `ext4` is raw zeros where this host has no mkfs.ext4. */
+/** A volume to be made. `hole` is all zeros. */
 export interface VolumeRequest {
   readonly volumeId: string;
   readonly image: ImageState;
@@ -63,8 +63,7 @@ async function makeHole(files: Files, path: string, sizeBytes: number): Promise<
   }
 }
 
-async function format({ capabilities, files, run, owner, timeoutMs }: CreateTools, path: string, volumeId: string) {
-  if (!capabilities.mkfs) return;
+async function format({ files, run, owner, timeoutMs }: CreateTools, path: string, volumeId: string) {
   try {
     // An ext4 label has room for 16 bytes: the ID without its prefix.
     await makeExt4(run, path, { label: volumeId.slice('vol_'.length), owner, timeoutMs });

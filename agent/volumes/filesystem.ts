@@ -10,7 +10,13 @@ const superblockBytes = 1024;
  * at the next mount. `errors`: the kernel found damage, see `checkExt4`. Everything that is not ext4 is `raw`.
  */
 export type Filesystem =
-  | { readonly kind: 'ext4'; readonly label: string; readonly condition: 'clean' | 'needs_recovery' | 'errors' }
+  | {
+      readonly kind: 'ext4';
+      readonly label: string;
+      readonly condition: 'clean' | 'needs_recovery' | 'errors';
+      /** Somebody has had it mounted since it was made. */
+      readonly wasMounted: boolean;
+    }
   | { readonly kind: 'raw' };
 
 /** Reads what an image holds. Only right while the image is not mounted. */
@@ -27,7 +33,7 @@ export async function readFilesystem(files: Files, path: string): Promise<Filesy
   const isJournalDirty = (bytes.readUInt32LE(0x60) & 0x4) !== 0;
   const condition = state & 0x2 ? 'errors' : isJournalDirty || !(state & 0x1) ? 'needs_recovery' : 'clean';
   const label = bytes.toString('utf8', 0x78, 0x88).replace(/\0.*$/s, '');
-  return { kind: 'ext4', label, condition };
+  return { kind: 'ext4', label, condition, wasMounted: bytes.readUInt32LE(0x2c) !== 0 };
 }
 
 /**

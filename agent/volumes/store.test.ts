@@ -13,9 +13,19 @@ describe('creating', () => {
     'a new volume is a sparse ext4 image of its exact size (needs mkfs.ext4)',
     async () => {
       const { store, dir } = await temporaryStore(capabilities);
-      const volume = await store.create({ volumeId: volumeA, sizeBytes: 1024 * mebibyteBytes, epoch: 1 });
+      const volume = await store.create({
+        volumeId: volumeA,
+        sizeBytes: 1024 * mebibyteBytes,
+        epoch: 1,
+        filesystem: 'ext4',
+      });
       expect(volume).toMatchObject({ state: 'owned', epoch: 1, sizeBytes: 1024 * mebibyteBytes });
-      expect(volume.filesystem).toEqual({ kind: 'ext4', label: 'aaaaaaaaaaaaaaa1', condition: 'clean' });
+      expect(volume.filesystem).toEqual({
+        kind: 'ext4',
+        label: 'aaaaaaaaaaaaaaa1',
+        condition: 'clean',
+        wasMounted: false,
+      });
       expect(volume.path).toBe(join(dir, 'volumes', volumeA, 'owned-e1.img'));
       expect(volume.allocatedBytes).toBeLessThan(4 * mebibyteBytes);
       expect((await store.check(volumeA, { repair: false, timeoutMs: 60_000 })).outcome).toBe('clean');
@@ -24,11 +34,11 @@ describe('creating', () => {
 
   test.skipIf(!capabilities.mkfs)('the smallest volume holds a file system too (needs mkfs.ext4)', async () => {
     const { store } = await temporaryStore(capabilities);
-    const volume = await store.create({ volumeId: volumeA, sizeBytes: mebibyteBytes, epoch: 1 });
+    const volume = await store.create({ volumeId: volumeA, sizeBytes: mebibyteBytes, epoch: 1, filesystem: 'ext4' });
     expect(volume.filesystem.kind).toBe('ext4');
   });
 
-  test('without mkfs.ext4 a volume is raw zeros and says so', async () => {
+  test('without mkfs.ext4, or where it could not be mounted, a volume is raw zeros and says so', async () => {
     const { store } = await temporaryStore(rawOnly);
     const volume = await store.create({ volumeId: volumeA, sizeBytes, epoch: 3 });
     expect(volume).toMatchObject({ epoch: 3, allocatedBytes: 0, filesystem: { kind: 'raw' } });
@@ -290,13 +300,10 @@ describe('destroying', () => {
 });
 
 test('a program that is missing makes an operation unsupported, and says which', async () => {
-  const { store } = await temporaryStore(
-    { ...rawOnly, mkfs: true },
-    {
-      run: (program, args, options) => run(program === 'mkfs.ext4' ? 'ferry-no-such-program' : program, args, options),
-    },
-  );
-  const creating = store.create({ volumeId: volumeA, sizeBytes, epoch: 1 });
+  const { store } = await temporaryStore(rawOnly, {
+    run: (program, args, options) => run(program === 'mkfs.ext4' ? 'ferry-no-such-program' : program, args, options),
+  });
+  const creating = store.create({ volumeId: volumeA, sizeBytes, epoch: 1, filesystem: 'ext4' });
   await expect(creating).rejects.toMatchObject({ reason: 'unsupported' });
   await expect(creating).rejects.toThrow('ferry-no-such-program is not installed');
 });

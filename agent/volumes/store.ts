@@ -54,19 +54,24 @@ export class VolumeStore {
    * it returns the volume that is there.
    *
    * @param request.sizeBytes a multiple of 4096, from 1 MiB to 16 TiB
-   * @param request.from a file whose bytes the volume starts with, at most as large; else an empty ext4 file system, or
-   *   zeros where this host has no mkfs.ext4 (`filesystem.kind` says which)
+   * @param request.from a file whose bytes the volume starts with, at most as large
+   * @param request.filesystem without `from`: an empty ext4 file system or zeros. Default: ext4 where this host can make
+   *   and mount it, else raw, as a Machine that gets the image file must not later find it mounted instead. The reply says.
    */
   async create(request: {
     volumeId: string;
     sizeBytes: number;
     epoch: number;
     from?: string;
+    filesystem?: 'ext4' | 'raw';
   }): Promise<VolumeInfo & { readonly filesystem: Filesystem }> {
     const { volumeId, sizeBytes, epoch, from } = request;
     const image: ImageState = { state: 'owned', epoch: validEpoch(epoch) };
     return this.#turn(volumeId, 'create the volume', async () => {
-      const content = from === undefined ? { kind: 'ext4' as const } : { kind: 'copy' as const, from };
+      const { mkfs, mount } = this.#options.capabilities;
+      const isExt4 = (request.filesystem ?? (mkfs && mount ? 'ext4' : 'raw')) === 'ext4';
+      const content =
+        from === undefined ? ({ kind: isExt4 ? 'ext4' : 'hole' } as const) : ({ kind: 'copy', from } as const);
       const volume = await this.#create({ volumeId, image, sizeBytes: validSize(sizeBytes), content });
       return { ...volume, filesystem: await readFilesystem(this.#options.files, volume.path) };
     });
@@ -145,7 +150,10 @@ export class VolumeStore {
     });
   }
 
-  /** Makes an owned volume usable; finds it again after a crash. Anything but an owned image is refused. */
+  /**
+   * Makes an owned volume usable; finds its mount again after a crash. Anything but an owned image is refused, and
+   * `unsupported` is an ext4 volume that has been in use on a host that cannot mount.
+   */
   async mount(volumeId: string): Promise<MountedVolume> {
     return this.#turn(volumeId, 'mount the volume', async () => {
       const volume = await this.#require(volumeId);
@@ -153,8 +161,14 @@ export class VolumeStore {
       const target = await this.#target(volume);
       const { files } = this.#options;
       await files.chmod(volume.path, 0o600);
-      const isExt4 = (await readFilesystem(files, volume.path)).kind === 'ext4';
-      if (!this.#options.capabilities.mount || !isExt4) return { path: volume.path, kind: 'raw' };
+      const filesystem = await readFilesystem(files, volume.path);
+      const { mount, reasons } = this.#options.capabilities;
+      if (filesystem.kind === 'ext4' && filesystem.wasMounted && !mount) {
+        // Its Machine wants the files in it: handed the image file it would start as if all were lost.
+        const text = `${volumeId} has been in use as ext4 and this host cannot mount (${reasons.mount}): move it to one that can`;
+        throw new VolumeError('unsupported', text, { volumeId, paths: [volume.path] });
+      }
+      if (filesystem.kind === 'raw' || !mount) return { path: volume.path, kind: 'raw' };
       await mountImage(this.#options, target);
       return { path: target.mountPoint, kind: 'ext4' };
     });
