@@ -1,6 +1,7 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
 
-/** How a program ended. Exactly one of `exitCode` and `signal` is set. Texts are UTF-8, cut at the output limit. */
+/** How a program ended. Exactly one of `exitCode` and `signal` is set. Texts are UTF-8. */
 export interface CommandResult {
   readonly exitCode: number | null;
   readonly signal: NodeJS.Signals | null;
@@ -35,7 +36,7 @@ export class CommandError extends Error {
  * Makes a Run on real processes.
  *
  * @param options.searchPath PATH for the programs; the sbin folders, which ordinary users lack, are added
- * @param options.outputLimitBytes the most that a program may print to either stream (1 MiB by default)
+ * @param options.outputLimitBytes the most that a program may print to either stream (1 MiB by default); then it is killed
  */
 export function commandRunner(options: {
   readonly searchPath: string | undefined;
@@ -46,15 +47,24 @@ export function commandRunner(options: {
 
   return (program, args, { timeoutMs }) =>
     new Promise((resolve, reject) => {
-      const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { PATH: path, LC_ALL: 'C' } });
-      const output = { stdout: [] as Buffer[], stderr: [] as Buffer[] };
-      const sizes = { stdout: 0, stderr: 0 };
+      const refused = (error: NodeJS.ErrnoException) => {
+        const isMissing = error.code === 'ENOENT';
+        const text = isMissing ? `${program} is not installed (searched ${path})` : `${program}: ${error.message}`;
+        return new CommandError(isMissing ? 'missing' : 'not_started', program, text, error);
+      };
+      let child: ChildProcess;
+      try {
+        child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { PATH: path, LC_ALL: 'C' } });
+      } catch (error) {
+        reject(refused(error as NodeJS.ErrnoException));
+        return;
+      }
       const fail = (error: CommandError) => {
         clearTimeout(deadline);
         child.kill('SIGKILL');
         // A program stuck in the kernel does not die of SIGKILL: nobody waits for it here.
-        child.stdout.destroy();
-        child.stderr.destroy();
+        child.stdout?.destroy();
+        child.stderr?.destroy();
         child.unref();
         reject(error);
       };
@@ -62,24 +72,28 @@ export function commandRunner(options: {
         () => fail(new CommandError('timeout', program, `${program} did not end within ${timeoutMs} ms`)),
         timeoutMs,
       );
-      for (const stream of ['stdout', 'stderr'] as const) {
-        child[stream].on('data', (bytes: Buffer) => {
-          sizes[stream] += bytes.length;
-          if (sizes[stream] <= limitBytes) output[stream].push(bytes);
-          else fail(new CommandError('output_too_large', program, `${program} printed more than ${limitBytes} bytes`));
-        });
-      }
-      child.on('error', (error: NodeJS.ErrnoException) => {
-        const missing = error.code === 'ENOENT';
-        const text = missing ? `${program} is not installed (searched ${path})` : `${program}: ${error.message}`;
-        fail(new CommandError(missing ? 'missing' : 'not_started', program, text, error));
-      });
+      const tooLarge = () =>
+        fail(new CommandError('output_too_large', program, `${program} printed more than ${limitBytes} bytes`));
+      // Without file descriptors left there are no streams, only the error event.
+      const stdout = collect(child.stdout, limitBytes, tooLarge);
+      const stderr = collect(child.stderr, limitBytes, tooLarge);
+      child.on('error', (error) => fail(refused(error)));
       child.on('close', (exitCode, signal) => {
         clearTimeout(deadline);
-        const text = (stream: 'stdout' | 'stderr') => Buffer.concat(output[stream]).toString();
-        resolve({ exitCode, signal, stdout: text('stdout'), stderr: text('stderr') });
+        resolve({ exitCode, signal, stdout: stdout(), stderr: stderr() });
       });
     });
+}
+
+function collect(stream: Readable | null, limitBytes: number, tooLarge: () => void): () => string {
+  const chunks: Buffer[] = [];
+  let sizeBytes = 0;
+  stream?.on('data', (chunk: Buffer) => {
+    sizeBytes += chunk.length;
+    if (sizeBytes <= limitBytes) chunks.push(chunk);
+    else tooLarge();
+  });
+  return () => Buffer.concat(chunks).toString();
 }
 
 /** One line that says how a program failed: its exit and the end of what it printed. */

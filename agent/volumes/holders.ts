@@ -15,9 +15,9 @@ export interface Holder {
   readonly isAgent: boolean;
 }
 
-/** What is searched for: the image file itself, and the devices (`major:minor`) that it is attached to. */
+/** What is searched for: the image file itself, unless null, and the devices (`major:minor`) it is attached to. */
 export interface HeldThing {
-  readonly image: { readonly path: string; readonly dev: number; readonly ino: number };
+  readonly image: { readonly path: string; readonly dev: number; readonly ino: number } | null;
   readonly devices: readonly string[];
 }
 
@@ -74,7 +74,7 @@ class HolderSearch {
       if (!path.startsWith('/')) return null;
       const { dev, rdev, ino } = await this.#files.stat(link);
       const isInside = this.#thing.devices.some((device) => device === deviceName(dev) || device === deviceName(rdev));
-      const isImage = dev === this.#thing.image.dev && ino === this.#thing.image.ino;
+      const isImage = dev === this.#thing.image?.dev && ino === this.#thing.image.ino;
       return isInside || isImage ? path : null;
     } catch {
       return null;
@@ -97,9 +97,10 @@ class HolderSearch {
       const match = /^\S+ \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+)\s+(.*)$/.exec(line);
       if (!match || match[3] === '0') continue;
       const device = `${Number.parseInt(match[1]!, 16)}:${Number.parseInt(match[2]!, 16)}`;
+      if (devices.includes(device)) return match[4]!;
+      if (!image || match[3] !== String(image.ino)) continue;
       // btrfs shows another device number here than in stat(), so the name counts as well.
-      const isSameDisk = device === deviceName(image.dev) || match[4] === image.path;
-      if (devices.includes(device) || (isSameDisk && match[3] === String(image.ino))) return match[4]!;
+      if (device === deviceName(image.dev) || match[4] === image.path) return match[4]!;
     }
     return null;
   }

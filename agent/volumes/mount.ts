@@ -1,7 +1,7 @@
 import { describeFailure, type Run } from './command.ts';
 import { VolumeError } from './errors.ts';
 import { type Files, syncDirectory, syncFile } from './files.ts';
-import { findHolders, type HeldThing, type Holder } from './holders.ts';
+import { findHolders, type Holder } from './holders.ts';
 import { loopDevicesOf, releaseLoopDevice } from './loop.ts';
 import { type MountEntry, parseMountinfo } from './mountinfo.ts';
 
@@ -101,7 +101,9 @@ export async function findMount(tools: MountTools, target: MountTarget): Promise
 
 /** The processes that hold the image or the file system in it; see findHolders for what cannot be seen. */
 export async function holdersOf(tools: MountTools, imagePath: string): Promise<Holder[]> {
-  return findHolders(tools.files, await heldThing(tools, imagePath), tools.agentPid);
+  const { dev, ino } = await tools.files.stat(imagePath);
+  const devices = (await loopDevicesOf(tools.files, tools.run, imagePath)).map(({ device }) => device);
+  return findHolders(tools.files, { image: { path: imagePath, dev, ino }, devices }, tools.agentPid);
 }
 
 async function waitUntilDetached(tools: MountTools, target: MountTarget): Promise<void> {
@@ -123,10 +125,12 @@ async function waitUntilDetached(tools: MountTools, target: MountTarget): Promis
 
 async function busy(tools: MountTools, target: MountTarget, what: string): Promise<VolumeError> {
   const { volumeId, imagePath, mountPoint } = target;
-  const thing = await heldThing(tools, imagePath);
-  const holders = await findHolders(tools.files, thing, tools.agentPid);
+  const attached = await loopDevicesOf(tools.files, tools.run, imagePath);
+  const devices = attached.map(({ device }) => device);
+  // Who has the image file open (an export, a backup) does not keep the loop device: naming it would get it killed.
+  const holders = await findHolders(tools.files, { image: null, devices }, tools.agentPid);
   const mounts = (await ownMounts(tools.files))
-    .filter((mount) => thing.devices.includes(mount.device) || mount.mountPoint.startsWith(`${mountPoint}/`))
+    .filter((mount) => devices.includes(mount.device) || mount.mountPoint.startsWith(`${mountPoint}/`))
     .map((mount) => mount.mountPoint)
     .filter((path) => path !== mountPoint);
   const names = [
@@ -134,15 +138,9 @@ async function busy(tools: MountTools, target: MountTarget, what: string): Promi
     ...mounts.map((path) => `the mount at ${path}`),
   ];
   const who = names.length > 0 ? names.slice(0, 5).join('; ') : 'nobody that this agent may see';
-  const devices = (await loopDevicesOf(tools.files, tools.run, imagePath)).map(({ path }) => path);
   const text = `${what}; held by ${who}. End them and try again`;
-  return new VolumeError('volume_busy', text, { volumeId, paths: [imagePath], holders, mounts, devices });
-}
-
-async function heldThing(tools: MountTools, imagePath: string): Promise<HeldThing> {
-  const { dev, ino } = await tools.files.stat(imagePath);
-  const devices = (await loopDevicesOf(tools.files, tools.run, imagePath)).map(({ device }) => device);
-  return { image: { path: imagePath, dev, ino }, devices };
+  const paths = attached.map(({ path }) => path);
+  return new VolumeError('volume_busy', text, { volumeId, paths: [imagePath], holders, mounts, devices: paths });
 }
 
 async function ownMounts(files: Files): Promise<MountEntry[]> {

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { CommandError } from './command.ts';
 import { type CreateTools, createFolder, creatingPrefix, type VolumeRequest } from './create.ts';
 import { toVolumeError, VolumeError } from './errors.ts';
 import { syncDirectory } from './files.ts';
@@ -27,6 +28,7 @@ export interface VolumeStoreOptions extends MountTools, CreateTools {
 export class VolumeStore {
   readonly #options: VolumeStoreOptions;
   readonly #turns = new Map<string, Promise<unknown>>();
+  readonly #lostWrites = new Map<string, VolumeError>();
   readonly #folder: string;
 
   constructor(options: VolumeStoreOptions) {
@@ -176,12 +178,28 @@ export class VolumeStore {
 
   /**
    * Returns when no file system of this kernel can write to the image any more and its bytes are on the disk; see
-   * unmountImage. A raw image's users do not count here: ask `holders`. Repeatable.
+   * unmountImage. A raw image's users do not count here: ask `holders`. Repeatable, except that once a sync has failed
+   * every later call fails with the same error: the kernel tells of lost writes once only, the next sync would look fine.
+   *
+   * @param options.acceptLostWrites an operator has decided to go on with what the disk has
    */
-  async unmount(volumeId: string): Promise<{ readonly filesystem: Filesystem }> {
+  async unmount(
+    volumeId: string,
+    options: { readonly acceptLostWrites?: boolean } = {},
+  ): Promise<{ readonly filesystem: Filesystem }> {
     return this.#turn(volumeId, 'unmount the volume', async () => {
       const volume = await this.#require(volumeId);
-      await unmountImage(this.#options, await this.#target(volume));
+      if (options.acceptLostWrites) this.#lostWrites.delete(volumeId);
+      const lost = this.#lostWrites.get(volumeId);
+      if (lost) throw lost;
+      try {
+        await unmountImage(this.#options, await this.#target(volume));
+      } catch (error) {
+        const failure = toVolumeError(error, `unmount the volume ${volumeId}`, { volumeId });
+        const isDisk = failure.reason === 'io' || failure.reason === 'no_space';
+        if (isDisk && !(failure.cause instanceof CommandError)) this.#lostWrites.set(volumeId, failure);
+        throw failure;
+      }
       return { filesystem: await readFilesystem(this.#options.files, volume.path) };
     });
   }
@@ -221,6 +239,7 @@ export class VolumeStore {
       await files.rename(join(this.#folder, volumeId), trash);
       await syncDirectory(files, this.#folder);
       await files.rm(trash, { recursive: true, force: true });
+      this.#lostWrites.delete(volumeId);
       return true;
     });
   }
