@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ferry/v1/handover.proto.
  */
 export const file_ferry_v1_handover: GenFile = /*@__PURE__*/
-  fileDesc("ChdmZXJyeS92MS9oYW5kb3Zlci5wcm90bxIIZmVycnkudjEingEKBlRpY2tldBIUCgxtaWdyYXRpb25faWQYASABKAkSEgoKbWFjaGluZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBBIOCgZzb3VyY2UYBCABKAkSEwoLZGVzdGluYXRpb24YBSABKAkSDAoEcm9vdBgGIAEoCRIVCg1yZWNvcmRfZGlnZXN0GAcgASgJEhEKCXZvbHVtZV9pZBgIIAEoCSJ6CgdEZWNsaW5lEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEg0KBWVwb2NoGAMgASgEEg4KBnNvdXJjZRgEIAEoCRITCgtkZXN0aW5hdGlvbhgFIAEoCRIRCgl2b2x1bWVfaWQYBiABKAkiiwEKClNldHRsZW1lbnQSFAoMbWlncmF0aW9uX2lkGAEgASgJEhIKCm1hY2hpbmVfaWQYAiABKAkSDQoFZXBvY2gYAyABKAQSDgoGc291cmNlGAQgASgJEhMKC2Rlc3RpbmF0aW9uGAUgASgJEgwKBHJvb3QYBiABKAkSEQoJdm9sdW1lX2lkGAcgASgJIkUKD1NpZ25lZFN0YXRlbWVudBIMCgRraW5kGAEgASgJEhEKCXN0YXRlbWVudBgCIAEoDBIRCglzaWduYXR1cmUYAyABKAwiVQoLT3JkZXJIZWFkZXISFAoMbWlncmF0aW9uX2lkGAEgASgJEgwKBHRlcm0YAiABKAQSEwoLbG9ja19ob2xkZXIYAyABKAkSDQoFZmVuY2UYBCABKAQiKAoEUGVlchIPCgdob3N0X2lkGAEgASgJEg8KB2FkZHJlc3MYAiABKAki7wMKCEhhbmRvdmVyEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEgwKBHJvbGUYAyABKAkSDAoEc3RlcBgEIAEoCRIMCgR0ZXJtGAUgASgEEg0KBWVwb2NoGAYgASgEEgwKBHJvb3QYByABKAkSKAoIcHJvZ3Jlc3MYCCABKAsyFi5mZXJyeS52MS5Db3B5UHJvZ3Jlc3MSLAoJc3RhdGVtZW50GAkgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50Eg4KBnJlY29yZBgKIAEoDBIOCgZoZWFsdGgYCyABKAkSDgoGcmVhc29uGAwgASgJEhEKCXZvbHVtZV9pZBgNIAEoCRIkCghkb3dudGltZRgOIAEoCzISLmZlcnJ5LnYxLkRvd250aW1lEjIKDnNpZ25hbF9zZW50X2F0GA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdG9wcGVkX2F0GBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIZChF2b2x1bWVfc2l6ZV9ieXRlcxgRIAEoBBIPCgduZXR3b3JrGBIgASgJEg8KB2ZhaWx1cmUYEyABKAkSEAoIc3RhbmRpbmcYFCABKAkibgoMT2ZmZXJSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEhIKCm1hY2hpbmVfaWQYAiABKAkSIwoLZGVzdGluYXRpb24YAyABKAsyDi5mZXJyeS52MS5QZWVyIm8KDU9mZmVyUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlchInCgZyZWNvcmQYAiABKAsyFy5mZXJyeS52MS5NYWNoaW5lUmVjb3JkEg8KB25ldHdvcmsYAyABKAkijwEKDlByZXBhcmVSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEicKBnJlY29yZBgCIAEoCzIXLmZlcnJ5LnYxLk1hY2hpbmVSZWNvcmQSHgoGc291cmNlGAMgASgLMg4uZmVycnkudjEuUGVlchINCgVlcG9jaBgEIAEoBCI3Cg9QcmVwYXJlUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJpChdTdG9wRm9yTWlncmF0aW9uUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchInCgR3YWl0GAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIkAKGFN0b3BGb3JNaWdyYXRpb25SZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIl0KC0NvcHlSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEicKBHdhaXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iNAoMQ29weVJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIiVAoRUmVsaW5xdWlzaFJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISGAoQZGVzdGluYXRpb25fcm9vdBgCIAEoCSI6ChJSZWxpbnF1aXNoUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJxCg1BY2NlcHRSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEikKBnRpY2tldBgCIAEoCzIZLmZlcnJ5LnYxLlNpZ25lZFN0YXRlbWVudBIOCgZyZWNvcmQYAyABKAwiNgoOQWNjZXB0UmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciKOAQoNU2V0dGxlUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchItCgpzZXR0bGVtZW50GAIgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50EicKBHdhaXQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iNgoOU2V0dGxlUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJZCgxBYm9ydFJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISDgoGcmVhc29uGAIgASgJEhIKCm1hY2hpbmVfaWQYAyABKAkiNQoNQWJvcnRSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIo0BCg5EZWNsaW5lUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchISCgptYWNoaW5lX2lkGAIgASgJEg4KBnNvdXJjZRgDIAEoCRINCgVlcG9jaBgEIAEoBBIOCgZyZWFzb24YBSABKAkSEQoJdm9sdW1lX2lkGAYgASgJIjcKD0RlY2xpbmVSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyImQKD1Rha2VCYWNrUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchIqCgdkZWNsaW5lGAIgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50IjgKEFRha2VCYWNrUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciIqChJHZXRIYW5kb3ZlclJlcXVlc3QSFAoMbWlncmF0aW9uX2lkGAEgASgJIjsKE0dldEhhbmRvdmVyUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciIpChRMaXN0SGFuZG92ZXJzUmVxdWVzdBIRCglvcGVuX29ubHkYASABKAgiPgoVTGlzdEhhbmRvdmVyc1Jlc3BvbnNlEiUKCWhhbmRvdmVycxgBIAMoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIkQKEkdyYW50UGVybWl0UmVxdWVzdBIgCgZwZXJtaXQYASABKAsyEC5mZXJyeS52MS5QZXJtaXQSDAoEdGVybRgCIAEoBCI3ChNHcmFudFBlcm1pdFJlc3BvbnNlEiAKBnBlcm1pdBgBIAEoCzIQLmZlcnJ5LnYxLlBlcm1pdCI4ChRSZWxlYXNlUGVybWl0UmVxdWVzdBIgCgZwZXJtaXQYASABKAsyEC5mZXJyeS52MS5QZXJtaXQiKQoVUmVsZWFzZVBlcm1pdFJlc3BvbnNlEhAKCHJlbGVhc2VkGAEgASgIIhQKEkxpc3RQZXJtaXRzUmVxdWVzdCI4ChNMaXN0UGVybWl0c1Jlc3BvbnNlEiEKB3Blcm1pdHMYASADKAsyEC5mZXJyeS52MS5QZXJtaXQiWwoLUGFpclJlcXVlc3QSFAoMbWlncmF0aW9uX2lkGAEgASgJEg8KB2hvc3RfaWQYAiABKAkSEgoKcHVibGljX2tleRgDIAEoDBIRCgl2b2x1bWVfaWQYBCABKAkiMwoMUGFpclJlc3BvbnNlEg8KB2hvc3RfaWQYASABKAkSEgoKcHVibGljX2tleRgCIAEoDCJgChFPcGVuRXhwb3J0UmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkSDQoFbm9uY2UYAiABKAwSEQoJc2lnbmF0dXJlGAMgASgMEhMKC2ZpbmdlcnByaW50GAQgASgJIpQBChJPcGVuRXhwb3J0UmVzcG9uc2USDQoFdG9rZW4YASABKAkSDAoEcG9ydBgCIAEoDRILCgN0bHMYAyABKAgSEgoKc2l6ZV9ieXRlcxgEIAEoBBIQCghzbmFwc2hvdBgFIAEoCRIuCgpleHBpcmVzX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJkCg5EZWxpdmVyUmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkSLAoJc3RhdGVtZW50GAIgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50Eg4KBnJlY29yZBgDIAEoDCI3Cg9EZWxpdmVyUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlcjKlCAoPSGFuZG92ZXJTZXJ2aWNlEjgKBU9mZmVyEhYuZmVycnkudjEuT2ZmZXJSZXF1ZXN0GhcuZmVycnkudjEuT2ZmZXJSZXNwb25zZRI+CgdQcmVwYXJlEhguZmVycnkudjEuUHJlcGFyZVJlcXVlc3QaGS5mZXJyeS52MS5QcmVwYXJlUmVzcG9uc2USSgoLR3JhbnRQZXJtaXQSHC5mZXJyeS52MS5HcmFudFBlcm1pdFJlcXVlc3QaHS5mZXJyeS52MS5HcmFudFBlcm1pdFJlc3BvbnNlElAKDVJlbGVhc2VQZXJtaXQSHi5mZXJyeS52MS5SZWxlYXNlUGVybWl0UmVxdWVzdBofLmZlcnJ5LnYxLlJlbGVhc2VQZXJtaXRSZXNwb25zZRJKCgtMaXN0UGVybWl0cxIcLmZlcnJ5LnYxLkxpc3RQZXJtaXRzUmVxdWVzdBodLmZlcnJ5LnYxLkxpc3RQZXJtaXRzUmVzcG9uc2USWQoQU3RvcEZvck1pZ3JhdGlvbhIhLmZlcnJ5LnYxLlN0b3BGb3JNaWdyYXRpb25SZXF1ZXN0GiIuZmVycnkudjEuU3RvcEZvck1pZ3JhdGlvblJlc3BvbnNlEjUKBENvcHkSFS5mZXJyeS52MS5Db3B5UmVxdWVzdBoWLmZlcnJ5LnYxLkNvcHlSZXNwb25zZRJHCgpSZWxpbnF1aXNoEhsuZmVycnkudjEuUmVsaW5xdWlzaFJlcXVlc3QaHC5mZXJyeS52MS5SZWxpbnF1aXNoUmVzcG9uc2USOwoGQWNjZXB0EhcuZmVycnkudjEuQWNjZXB0UmVxdWVzdBoYLmZlcnJ5LnYxLkFjY2VwdFJlc3BvbnNlEjsKBlNldHRsZRIXLmZlcnJ5LnYxLlNldHRsZVJlcXVlc3QaGC5mZXJyeS52MS5TZXR0bGVSZXNwb25zZRI4CgVBYm9ydBIWLmZlcnJ5LnYxLkFib3J0UmVxdWVzdBoXLmZlcnJ5LnYxLkFib3J0UmVzcG9uc2USPgoHRGVjbGluZRIYLmZlcnJ5LnYxLkRlY2xpbmVSZXF1ZXN0GhkuZmVycnkudjEuRGVjbGluZVJlc3BvbnNlEkEKCFRha2VCYWNrEhkuZmVycnkudjEuVGFrZUJhY2tSZXF1ZXN0GhouZmVycnkudjEuVGFrZUJhY2tSZXNwb25zZRJKCgtHZXRIYW5kb3ZlchIcLmZlcnJ5LnYxLkdldEhhbmRvdmVyUmVxdWVzdBodLmZlcnJ5LnYxLkdldEhhbmRvdmVyUmVzcG9uc2USUAoNTGlzdEhhbmRvdmVycxIeLmZlcnJ5LnYxLkxpc3RIYW5kb3ZlcnNSZXF1ZXN0Gh8uZmVycnkudjEuTGlzdEhhbmRvdmVyc1Jlc3BvbnNlMs0BCgtQZWVyU2VydmljZRI1CgRQYWlyEhUuZmVycnkudjEuUGFpclJlcXVlc3QaFi5mZXJyeS52MS5QYWlyUmVzcG9uc2USRwoKT3BlbkV4cG9ydBIbLmZlcnJ5LnYxLk9wZW5FeHBvcnRSZXF1ZXN0GhwuZmVycnkudjEuT3BlbkV4cG9ydFJlc3BvbnNlEj4KB0RlbGl2ZXISGC5mZXJyeS52MS5EZWxpdmVyUmVxdWVzdBoZLmZlcnJ5LnYxLkRlbGl2ZXJSZXNwb25zZWIGcHJvdG8z", [file_ferry_v1_lock, file_ferry_v1_machine, file_ferry_v1_migration, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChdmZXJyeS92MS9oYW5kb3Zlci5wcm90bxIIZmVycnkudjEingEKBlRpY2tldBIUCgxtaWdyYXRpb25faWQYASABKAkSEgoKbWFjaGluZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBBIOCgZzb3VyY2UYBCABKAkSEwoLZGVzdGluYXRpb24YBSABKAkSDAoEcm9vdBgGIAEoCRIVCg1yZWNvcmRfZGlnZXN0GAcgASgJEhEKCXZvbHVtZV9pZBgIIAEoCSJ6CgdEZWNsaW5lEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEg0KBWVwb2NoGAMgASgEEg4KBnNvdXJjZRgEIAEoCRITCgtkZXN0aW5hdGlvbhgFIAEoCRIRCgl2b2x1bWVfaWQYBiABKAkiiwEKClNldHRsZW1lbnQSFAoMbWlncmF0aW9uX2lkGAEgASgJEhIKCm1hY2hpbmVfaWQYAiABKAkSDQoFZXBvY2gYAyABKAQSDgoGc291cmNlGAQgASgJEhMKC2Rlc3RpbmF0aW9uGAUgASgJEgwKBHJvb3QYBiABKAkSEQoJdm9sdW1lX2lkGAcgASgJIkUKD1NpZ25lZFN0YXRlbWVudBIMCgRraW5kGAEgASgJEhEKCXN0YXRlbWVudBgCIAEoDBIRCglzaWduYXR1cmUYAyABKAwiVQoLT3JkZXJIZWFkZXISFAoMbWlncmF0aW9uX2lkGAEgASgJEgwKBHRlcm0YAiABKAQSEwoLbG9ja19ob2xkZXIYAyABKAkSDQoFZmVuY2UYBCABKAQiKAoEUGVlchIPCgdob3N0X2lkGAEgASgJEg8KB2FkZHJlc3MYAiABKAki7wMKCEhhbmRvdmVyEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEgwKBHJvbGUYAyABKAkSDAoEc3RlcBgEIAEoCRIMCgR0ZXJtGAUgASgEEg0KBWVwb2NoGAYgASgEEgwKBHJvb3QYByABKAkSKAoIcHJvZ3Jlc3MYCCABKAsyFi5mZXJyeS52MS5Db3B5UHJvZ3Jlc3MSLAoJc3RhdGVtZW50GAkgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50Eg4KBnJlY29yZBgKIAEoDBIOCgZoZWFsdGgYCyABKAkSDgoGcmVhc29uGAwgASgJEhEKCXZvbHVtZV9pZBgNIAEoCRIkCghkb3dudGltZRgOIAEoCzISLmZlcnJ5LnYxLkRvd250aW1lEjIKDnNpZ25hbF9zZW50X2F0GA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdG9wcGVkX2F0GBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIZChF2b2x1bWVfc2l6ZV9ieXRlcxgRIAEoBBIPCgduZXR3b3JrGBIgASgJEg8KB2ZhaWx1cmUYEyABKAkSEAoIc3RhbmRpbmcYFCABKAkibgoMT2ZmZXJSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEhIKCm1hY2hpbmVfaWQYAiABKAkSIwoLZGVzdGluYXRpb24YAyABKAsyDi5mZXJyeS52MS5QZWVyIm8KDU9mZmVyUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlchInCgZyZWNvcmQYAiABKAsyFy5mZXJyeS52MS5NYWNoaW5lUmVjb3JkEg8KB25ldHdvcmsYAyABKAkijwEKDlByZXBhcmVSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEicKBnJlY29yZBgCIAEoCzIXLmZlcnJ5LnYxLk1hY2hpbmVSZWNvcmQSHgoGc291cmNlGAMgASgLMg4uZmVycnkudjEuUGVlchINCgVlcG9jaBgEIAEoBCI3Cg9QcmVwYXJlUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJpChdTdG9wRm9yTWlncmF0aW9uUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchInCgR3YWl0GAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIkAKGFN0b3BGb3JNaWdyYXRpb25SZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIl0KC0NvcHlSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEicKBHdhaXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iNAoMQ29weVJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIiVAoRUmVsaW5xdWlzaFJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISGAoQZGVzdGluYXRpb25fcm9vdBgCIAEoCSI6ChJSZWxpbnF1aXNoUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJxCg1BY2NlcHRSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEikKBnRpY2tldBgCIAEoCzIZLmZlcnJ5LnYxLlNpZ25lZFN0YXRlbWVudBIOCgZyZWNvcmQYAyABKAwiNgoOQWNjZXB0UmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciKOAQoNU2V0dGxlUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchItCgpzZXR0bGVtZW50GAIgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50EicKBHdhaXQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iNgoOU2V0dGxlUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJZCgxBYm9ydFJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISDgoGcmVhc29uGAIgASgJEhIKCm1hY2hpbmVfaWQYAyABKAkiNQoNQWJvcnRSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIo0BCg5EZWNsaW5lUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchISCgptYWNoaW5lX2lkGAIgASgJEg4KBnNvdXJjZRgDIAEoCRINCgVlcG9jaBgEIAEoBBIOCgZyZWFzb24YBSABKAkSEQoJdm9sdW1lX2lkGAYgASgJIjcKD0RlY2xpbmVSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyImQKD1Rha2VCYWNrUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchIqCgdkZWNsaW5lGAIgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50IjgKEFRha2VCYWNrUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJBChhBY2NlcHRNYWNoaW5lRG93blJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXIiQQoZQWNjZXB0TWFjaGluZURvd25SZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIioKEkdldEhhbmRvdmVyUmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkiOwoTR2V0SGFuZG92ZXJSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIikKFExpc3RIYW5kb3ZlcnNSZXF1ZXN0EhEKCW9wZW5fb25seRgBIAEoCCI+ChVMaXN0SGFuZG92ZXJzUmVzcG9uc2USJQoJaGFuZG92ZXJzGAEgAygLMhIuZmVycnkudjEuSGFuZG92ZXIiRAoSR3JhbnRQZXJtaXRSZXF1ZXN0EiAKBnBlcm1pdBgBIAEoCzIQLmZlcnJ5LnYxLlBlcm1pdBIMCgR0ZXJtGAIgASgEIjcKE0dyYW50UGVybWl0UmVzcG9uc2USIAoGcGVybWl0GAEgASgLMhAuZmVycnkudjEuUGVybWl0IjgKFFJlbGVhc2VQZXJtaXRSZXF1ZXN0EiAKBnBlcm1pdBgBIAEoCzIQLmZlcnJ5LnYxLlBlcm1pdCIpChVSZWxlYXNlUGVybWl0UmVzcG9uc2USEAoIcmVsZWFzZWQYASABKAgiFAoSTGlzdFBlcm1pdHNSZXF1ZXN0IjgKE0xpc3RQZXJtaXRzUmVzcG9uc2USIQoHcGVybWl0cxgBIAMoCzIQLmZlcnJ5LnYxLlBlcm1pdCJbCgtQYWlyUmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkSDwoHaG9zdF9pZBgCIAEoCRISCgpwdWJsaWNfa2V5GAMgASgMEhEKCXZvbHVtZV9pZBgEIAEoCSIzCgxQYWlyUmVzcG9uc2USDwoHaG9zdF9pZBgBIAEoCRISCgpwdWJsaWNfa2V5GAIgASgMImAKEU9wZW5FeHBvcnRSZXF1ZXN0EhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRINCgVub25jZRgCIAEoDBIRCglzaWduYXR1cmUYAyABKAwSEwoLZmluZ2VycHJpbnQYBCABKAkilAEKEk9wZW5FeHBvcnRSZXNwb25zZRINCgV0b2tlbhgBIAEoCRIMCgRwb3J0GAIgASgNEgsKA3RscxgDIAEoCBISCgpzaXplX2J5dGVzGAQgASgEEhAKCHNuYXBzaG90GAUgASgJEi4KCmV4cGlyZXNfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImQKDkRlbGl2ZXJSZXF1ZXN0EhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRIsCglzdGF0ZW1lbnQYAiABKAsyGS5mZXJyeS52MS5TaWduZWRTdGF0ZW1lbnQSDgoGcmVjb3JkGAMgASgMIjcKD0RlbGl2ZXJSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyMoMJCg9IYW5kb3ZlclNlcnZpY2USOAoFT2ZmZXISFi5mZXJyeS52MS5PZmZlclJlcXVlc3QaFy5mZXJyeS52MS5PZmZlclJlc3BvbnNlEj4KB1ByZXBhcmUSGC5mZXJyeS52MS5QcmVwYXJlUmVxdWVzdBoZLmZlcnJ5LnYxLlByZXBhcmVSZXNwb25zZRJKCgtHcmFudFBlcm1pdBIcLmZlcnJ5LnYxLkdyYW50UGVybWl0UmVxdWVzdBodLmZlcnJ5LnYxLkdyYW50UGVybWl0UmVzcG9uc2USUAoNUmVsZWFzZVBlcm1pdBIeLmZlcnJ5LnYxLlJlbGVhc2VQZXJtaXRSZXF1ZXN0Gh8uZmVycnkudjEuUmVsZWFzZVBlcm1pdFJlc3BvbnNlEkoKC0xpc3RQZXJtaXRzEhwuZmVycnkudjEuTGlzdFBlcm1pdHNSZXF1ZXN0Gh0uZmVycnkudjEuTGlzdFBlcm1pdHNSZXNwb25zZRJZChBTdG9wRm9yTWlncmF0aW9uEiEuZmVycnkudjEuU3RvcEZvck1pZ3JhdGlvblJlcXVlc3QaIi5mZXJyeS52MS5TdG9wRm9yTWlncmF0aW9uUmVzcG9uc2USNQoEQ29weRIVLmZlcnJ5LnYxLkNvcHlSZXF1ZXN0GhYuZmVycnkudjEuQ29weVJlc3BvbnNlEkcKClJlbGlucXVpc2gSGy5mZXJyeS52MS5SZWxpbnF1aXNoUmVxdWVzdBocLmZlcnJ5LnYxLlJlbGlucXVpc2hSZXNwb25zZRI7CgZBY2NlcHQSFy5mZXJyeS52MS5BY2NlcHRSZXF1ZXN0GhguZmVycnkudjEuQWNjZXB0UmVzcG9uc2USOwoGU2V0dGxlEhcuZmVycnkudjEuU2V0dGxlUmVxdWVzdBoYLmZlcnJ5LnYxLlNldHRsZVJlc3BvbnNlEjgKBUFib3J0EhYuZmVycnkudjEuQWJvcnRSZXF1ZXN0GhcuZmVycnkudjEuQWJvcnRSZXNwb25zZRI+CgdEZWNsaW5lEhguZmVycnkudjEuRGVjbGluZVJlcXVlc3QaGS5mZXJyeS52MS5EZWNsaW5lUmVzcG9uc2USQQoIVGFrZUJhY2sSGS5mZXJyeS52MS5UYWtlQmFja1JlcXVlc3QaGi5mZXJyeS52MS5UYWtlQmFja1Jlc3BvbnNlElwKEUFjY2VwdE1hY2hpbmVEb3duEiIuZmVycnkudjEuQWNjZXB0TWFjaGluZURvd25SZXF1ZXN0GiMuZmVycnkudjEuQWNjZXB0TWFjaGluZURvd25SZXNwb25zZRJKCgtHZXRIYW5kb3ZlchIcLmZlcnJ5LnYxLkdldEhhbmRvdmVyUmVxdWVzdBodLmZlcnJ5LnYxLkdldEhhbmRvdmVyUmVzcG9uc2USUAoNTGlzdEhhbmRvdmVycxIeLmZlcnJ5LnYxLkxpc3RIYW5kb3ZlcnNSZXF1ZXN0Gh8uZmVycnkudjEuTGlzdEhhbmRvdmVyc1Jlc3BvbnNlMs0BCgtQZWVyU2VydmljZRI1CgRQYWlyEhUuZmVycnkudjEuUGFpclJlcXVlc3QaFi5mZXJyeS52MS5QYWlyUmVzcG9uc2USRwoKT3BlbkV4cG9ydBIbLmZlcnJ5LnYxLk9wZW5FeHBvcnRSZXF1ZXN0GhwuZmVycnkudjEuT3BlbkV4cG9ydFJlc3BvbnNlEj4KB0RlbGl2ZXISGC5mZXJyeS52MS5EZWxpdmVyUmVxdWVzdBoZLmZlcnJ5LnYxLkRlbGl2ZXJSZXNwb25zZWIGcHJvdG8z", [file_ferry_v1_lock, file_ferry_v1_machine, file_ferry_v1_migration, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * The source's signed word that it gave the Machine away.
@@ -1048,6 +1048,48 @@ export const TakeBackResponseSchema: GenMessage<TakeBackResponse> = /*@__PURE__*
   messageDesc(file_ferry_v1_handover, 26);
 
 /**
+ * An operator accepts that the Machine is down: the host's permit can be given back.
+ *
+ * @generated from message ferry.v1.AcceptMachineDownRequest
+ */
+export type AcceptMachineDownRequest = Message<"ferry.v1.AcceptMachineDownRequest"> & {
+  /**
+   * Header.
+   *
+   * @generated from field: ferry.v1.OrderHeader header = 1;
+   */
+  header?: OrderHeader | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.AcceptMachineDownRequest.
+ * Use `create(AcceptMachineDownRequestSchema)` to create a new message.
+ */
+export const AcceptMachineDownRequestSchema: GenMessage<AcceptMachineDownRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_handover, 27);
+
+/**
+ * It is recorded.
+ *
+ * @generated from message ferry.v1.AcceptMachineDownResponse
+ */
+export type AcceptMachineDownResponse = Message<"ferry.v1.AcceptMachineDownResponse"> & {
+  /**
+   * Where it stands.
+   *
+   * @generated from field: ferry.v1.Handover handover = 1;
+   */
+  handover?: Handover | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.AcceptMachineDownResponse.
+ * Use `create(AcceptMachineDownResponseSchema)` to create a new message.
+ */
+export const AcceptMachineDownResponseSchema: GenMessage<AcceptMachineDownResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_handover, 28);
+
+/**
  * Ask where a hand-over stands.
  *
  * @generated from message ferry.v1.GetHandoverRequest
@@ -1066,7 +1108,7 @@ export type GetHandoverRequest = Message<"ferry.v1.GetHandoverRequest"> & {
  * Use `create(GetHandoverRequestSchema)` to create a new message.
  */
 export const GetHandoverRequestSchema: GenMessage<GetHandoverRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 27);
+  messageDesc(file_ferry_v1_handover, 29);
 
 /**
  * The answer.
@@ -1087,7 +1129,7 @@ export type GetHandoverResponse = Message<"ferry.v1.GetHandoverResponse"> & {
  * Use `create(GetHandoverResponseSchema)` to create a new message.
  */
 export const GetHandoverResponseSchema: GenMessage<GetHandoverResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 28);
+  messageDesc(file_ferry_v1_handover, 30);
 
 /**
  * Ask for all hand-overs.
@@ -1108,7 +1150,7 @@ export type ListHandoversRequest = Message<"ferry.v1.ListHandoversRequest"> & {
  * Use `create(ListHandoversRequestSchema)` to create a new message.
  */
 export const ListHandoversRequestSchema: GenMessage<ListHandoversRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 29);
+  messageDesc(file_ferry_v1_handover, 31);
 
 /**
  * The answer.
@@ -1129,7 +1171,7 @@ export type ListHandoversResponse = Message<"ferry.v1.ListHandoversResponse"> & 
  * Use `create(ListHandoversResponseSchema)` to create a new message.
  */
 export const ListHandoversResponseSchema: GenMessage<ListHandoversResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 30);
+  messageDesc(file_ferry_v1_handover, 32);
 
 /**
  * Promise a network to one migration.
@@ -1157,7 +1199,7 @@ export type GrantPermitRequest = Message<"ferry.v1.GrantPermitRequest"> & {
  * Use `create(GrantPermitRequestSchema)` to create a new message.
  */
 export const GrantPermitRequestSchema: GenMessage<GrantPermitRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 31);
+  messageDesc(file_ferry_v1_handover, 33);
 
 /**
  * The promise, now durable.
@@ -1178,7 +1220,7 @@ export type GrantPermitResponse = Message<"ferry.v1.GrantPermitResponse"> & {
  * Use `create(GrantPermitResponseSchema)` to create a new message.
  */
 export const GrantPermitResponseSchema: GenMessage<GrantPermitResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 32);
+  messageDesc(file_ferry_v1_handover, 34);
 
 /**
  * Give a promise back: compare-and-delete.
@@ -1199,7 +1241,7 @@ export type ReleasePermitRequest = Message<"ferry.v1.ReleasePermitRequest"> & {
  * Use `create(ReleasePermitRequestSchema)` to create a new message.
  */
 export const ReleasePermitRequestSchema: GenMessage<ReleasePermitRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 33);
+  messageDesc(file_ferry_v1_handover, 35);
 
 /**
  * The promise is gone.
@@ -1220,7 +1262,7 @@ export type ReleasePermitResponse = Message<"ferry.v1.ReleasePermitResponse"> & 
  * Use `create(ReleasePermitResponseSchema)` to create a new message.
  */
 export const ReleasePermitResponseSchema: GenMessage<ReleasePermitResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 34);
+  messageDesc(file_ferry_v1_handover, 36);
 
 /**
  * Ask for all permits.
@@ -1235,7 +1277,7 @@ export type ListPermitsRequest = Message<"ferry.v1.ListPermitsRequest"> & {
  * Use `create(ListPermitsRequestSchema)` to create a new message.
  */
 export const ListPermitsRequestSchema: GenMessage<ListPermitsRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 35);
+  messageDesc(file_ferry_v1_handover, 37);
 
 /**
  * The answer.
@@ -1256,7 +1298,7 @@ export type ListPermitsResponse = Message<"ferry.v1.ListPermitsResponse"> & {
  * Use `create(ListPermitsResponseSchema)` to create a new message.
  */
 export const ListPermitsResponseSchema: GenMessage<ListPermitsResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 36);
+  messageDesc(file_ferry_v1_handover, 38);
 
 /**
  * The destination shows its key to the source and gets the source's.
@@ -1298,7 +1340,7 @@ export type PairRequest = Message<"ferry.v1.PairRequest"> & {
  * Use `create(PairRequestSchema)` to create a new message.
  */
 export const PairRequestSchema: GenMessage<PairRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 37);
+  messageDesc(file_ferry_v1_handover, 39);
 
 /**
  * The source's key.
@@ -1326,7 +1368,7 @@ export type PairResponse = Message<"ferry.v1.PairResponse"> & {
  * Use `create(PairResponseSchema)` to create a new message.
  */
 export const PairResponseSchema: GenMessage<PairResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 38);
+  messageDesc(file_ferry_v1_handover, 40);
 
 /**
  * The destination asks for a way to read the stopped volume. Signed with the pinned key over "ferry.v1.OpenExport", a
@@ -1369,7 +1411,7 @@ export type OpenExportRequest = Message<"ferry.v1.OpenExportRequest"> & {
  * Use `create(OpenExportRequestSchema)` to create a new message.
  */
 export const OpenExportRequestSchema: GenMessage<OpenExportRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 39);
+  messageDesc(file_ferry_v1_handover, 41);
 
 /**
  * The export.
@@ -1425,7 +1467,7 @@ export type OpenExportResponse = Message<"ferry.v1.OpenExportResponse"> & {
  * Use `create(OpenExportResponseSchema)` to create a new message.
  */
 export const OpenExportResponseSchema: GenMessage<OpenExportResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 40);
+  messageDesc(file_ferry_v1_handover, 42);
 
 /**
  * A signed statement from the other agent of a migration.
@@ -1460,7 +1502,7 @@ export type DeliverRequest = Message<"ferry.v1.DeliverRequest"> & {
  * Use `create(DeliverRequestSchema)` to create a new message.
  */
 export const DeliverRequestSchema: GenMessage<DeliverRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 41);
+  messageDesc(file_ferry_v1_handover, 43);
 
 /**
  * It is durable.
@@ -1481,7 +1523,7 @@ export type DeliverResponse = Message<"ferry.v1.DeliverResponse"> & {
  * Use `create(DeliverResponseSchema)` to create a new message.
  */
 export const DeliverResponseSchema: GenMessage<DeliverResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 42);
+  messageDesc(file_ferry_v1_handover, 44);
 
 /**
  * Orders of a coordinator to an agent, steps 1 to 10 of a migration. Each is idempotent and names its migration and
@@ -1619,6 +1661,16 @@ export const HandoverService: GenService<{
     methodKind: "unary";
     input: typeof TakeBackRequestSchema;
     output: typeof TakeBackResponseSchema;
+  },
+  /**
+   * A parked migration's Machine stays down.
+   *
+   * @generated from rpc ferry.v1.HandoverService.AcceptMachineDown
+   */
+  acceptMachineDown: {
+    methodKind: "unary";
+    input: typeof AcceptMachineDownRequestSchema;
+    output: typeof AcceptMachineDownResponseSchema;
   },
   /**
    * Where one hand-over stands.
