@@ -1,6 +1,8 @@
 import { type Files, namesIfThere, readIfThere } from './files.ts';
 import { deviceName, parseMountinfo } from './mountinfo.ts';
 
+const placesAtOnce = 16;
+
 /** A process that keeps a volume in use. */
 export interface Holder {
   readonly pid: number;
@@ -29,14 +31,14 @@ export interface HeldThing {
 export async function findHolders(files: Files, thing: HeldThing, agentPid: number): Promise<Holder[]> {
   const pids = (await namesIfThere(files, '/proc')).filter((name) => /^\d+$/.test(name));
   const search = new HolderSearch(files, thing, agentPid);
-  for (const pid of pids) await search.look(pid, `/proc/${pid}`);
-  if (search.found.length > 0) return search.found;
+  await search.lookAtAll(pids.map((pid) => ({ pid, folder: `/proc/${pid}` })));
+  if (search.found.length > 0) return search.sorted();
   // Seldom, a thread has its own folder, files or namespace, or the main thread has ended before the others.
   for (const pid of pids) {
-    const threads = await namesIfThere(files, `/proc/${pid}/task`);
-    for (const thread of threads) if (thread !== pid) await search.look(pid, `/proc/${pid}/task/${thread}`);
+    const threads = (await namesIfThere(files, `/proc/${pid}/task`)).filter((thread) => thread !== pid);
+    await search.lookAtAll(threads.map((thread) => ({ pid, folder: `/proc/${pid}/task/${thread}` })));
   }
-  return search.found;
+  return search.sorted();
 }
 
 class HolderSearch {
@@ -44,6 +46,7 @@ class HolderSearch {
   readonly #files: Files;
   readonly #thing: HeldThing;
   readonly #agentPid: number;
+  #ownNamespace: Promise<string | null> | undefined;
   readonly #mountPointsByNamespace = new Map<string, string | null>();
 
   constructor(files: Files, thing: HeldThing, agentPid: number) {
@@ -52,28 +55,45 @@ class HolderSearch {
     this.#agentPid = agentPid;
   }
 
-  async look(pid: string, folder: string): Promise<void> {
-    const ways: [Holder['how'], string | null][] = [
-      ['cwd', await this.#held(`${folder}/cwd`)],
-      ['root', await this.#held(`${folder}/root`)],
-      ['fd', await this.#heldFile(folder)],
-      ['mmap', await this.#heldMapping(folder)],
-      ['mount-namespace', await this.#heldMount(folder)],
-    ];
-    for (const [how, path] of ways) {
-      if (path === null || this.found.some((holder) => holder.pid === Number(pid) && holder.how === how)) continue;
-      this.found.push({ ...(await this.#describe(pid)), how, path });
+  sorted(): Holder[] {
+    return this.found.sort((a, b) => a.pid - b.pid || a.how.localeCompare(b.how));
+  }
+
+  async lookAtAll(places: readonly { readonly pid: string; readonly folder: string }[]): Promise<void> {
+    for (let start = 0; start < places.length; start += placesAtOnce) {
+      const group = places.slice(start, start + placesAtOnce);
+      await Promise.all(group.map(({ pid, folder }) => this.#look(pid, folder)));
+    }
+  }
+
+  async #look(pid: string, folder: string): Promise<void> {
+    // Kernel threads have no program, others' processes show none: there is nothing more to see of either.
+    if ((await this.#link(`${folder}/exe`)) === null) return;
+    const ways = await Promise.all([
+      this.#held(`${folder}/cwd`).then((path) => ({ how: 'cwd' as const, path })),
+      this.#held(`${folder}/root`).then((path) => ({ how: 'root' as const, path })),
+      this.#heldFile(folder).then((path) => ({ how: 'fd' as const, path })),
+      this.#heldMapping(folder).then((path) => ({ how: 'mmap' as const, path })),
+      this.#heldMount(folder).then((path) => ({ how: 'mount-namespace' as const, path })),
+    ]);
+    for (const { how, path } of ways) {
+      if (path === null) continue;
+      const holder = { ...(await this.#describe(pid)), how, path };
+      if (!this.found.some((other) => other.pid === holder.pid && other.how === how)) this.found.push(holder);
     }
   }
 
   /** The path behind a link in /proc if it leads to the volume. */
   async #held(link: string): Promise<string | null> {
+    const path = await this.#link(link);
+    // Sockets and pipes ("socket:[1]") are on no disk. Others are asked, even deleted ones.
+    if (!path?.startsWith('/')) return null;
     try {
-      const path = await this.#files.readlink(link);
-      // Sockets and pipes ("socket:[1]") are on no disk. Others are asked, even deleted ones.
-      if (!path.startsWith('/')) return null;
-      const { dev, rdev, ino } = await this.#files.stat(link);
-      const isInside = this.#thing.devices.some((device) => device === deviceName(dev) || device === deviceName(rdev));
+      const stat = await this.#files.stat(link);
+      const { dev, ino } = stat;
+      // Character devices have numbers of their own: 7:0 is a loop device or a console's screen.
+      const device = stat.isBlockDevice() ? deviceName(stat.rdev) : deviceName(dev);
+      const isInside = this.#thing.devices.includes(device);
       const isImage = dev === this.#thing.image?.dev && ino === this.#thing.image.ino;
       return isInside || isImage ? path : null;
     } catch {
@@ -82,9 +102,12 @@ class HolderSearch {
   }
 
   async #heldFile(folder: string): Promise<string | null> {
-    for (const name of await namesIfThere(this.#files, `${folder}/fd`)) {
-      const path = await this.#held(`${folder}/fd/${name}`);
-      if (path !== null) return path;
+    const names = await namesIfThere(this.#files, `${folder}/fd`);
+    for (let start = 0; start < names.length; start += placesAtOnce) {
+      const group = names.slice(start, start + placesAtOnce);
+      const paths = await Promise.all(group.map((name) => this.#held(`${folder}/fd/${name}`)));
+      const held = paths.find((path) => path !== null);
+      if (held !== undefined) return held;
     }
     return null;
   }
@@ -107,8 +130,9 @@ class HolderSearch {
 
   /** The volume's mount point in the process's mount namespace, if that is not the agent's own namespace. */
   async #heldMount(folder: string): Promise<string | null> {
-    const namespace = await this.#namespace(folder);
-    if (namespace === null || namespace === (await this.#namespace('/proc/self'))) return null;
+    this.#ownNamespace ??= this.#link('/proc/self/ns/mnt');
+    const namespace = await this.#link(`${folder}/ns/mnt`);
+    if (namespace === null || namespace === (await this.#ownNamespace)) return null;
     let mountPoint = this.#mountPointsByNamespace.get(namespace);
     if (mountPoint === undefined) {
       const mounts = parseMountinfo((await readIfThere(this.#files, `${folder}/mountinfo`)) ?? '');
@@ -118,9 +142,9 @@ class HolderSearch {
     return mountPoint;
   }
 
-  async #namespace(folder: string): Promise<string | null> {
+  async #link(path: string): Promise<string | null> {
     try {
-      return await this.#files.readlink(`${folder}/ns/mnt`);
+      return await this.#files.readlink(path);
     } catch {
       return null;
     }
