@@ -2,11 +2,12 @@ import * as files from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Files } from './files.ts';
-import { capabilitiesHere, mebibyteBytes, run, temporaryStore, volumeA, volumeB } from './store.testkit.ts';
+import { capabilitiesHere, mebibyteBytes, run, succeed, temporaryStore, volumeA, volumeB } from './store.testkit.ts';
 
 const capabilities = await capabilitiesHere();
 const rawOnly = { ...capabilities, mount: false, mkfs: false };
 const sizeBytes = 64 * mebibyteBytes;
+const knowsPrezeroed = await mkfsKnowsPrezeroed();
 
 describe('creating', () => {
   test.skipIf(!capabilities.mkfs)(
@@ -29,6 +30,7 @@ describe('creating', () => {
       expect(volume.path).toBe(join(dir, 'volumes', volumeA, 'owned-e1.img'));
       expect(volume.allocatedBytes).toBeLessThan(4 * mebibyteBytes);
       expect((await store.check(volumeA, { repair: false, timeoutMs: 60_000 })).outcome).toBe('clean');
+      if (knowsPrezeroed) expect(await succeed('dumpe2fs', volume.path)).toContain('ITABLE_ZEROED');
     },
   );
 
@@ -307,3 +309,10 @@ test('a program that is missing makes an operation unsupported, and says which',
   await expect(creating).rejects.toMatchObject({ reason: 'unsupported' });
   await expect(creating).rejects.toThrow('ferry-no-such-program is not installed');
 });
+
+/** Whether mkfs.ext4 is of e2fsprogs 1.47 or later. */
+async function mkfsKnowsPrezeroed(): Promise<boolean> {
+  const { stderr } = await run('mkfs.ext4', ['-V'], { timeoutMs: 10_000 }).catch(() => ({ stderr: '' }));
+  const match = /^mke2fs (\d+)\.(\d+)/m.exec(stderr);
+  return match !== null && Number(match[1]) * 1000 + Number(match[2]) >= 1047;
+}
