@@ -63,3 +63,11 @@ test('a data directory that is missing is an error, not a host that can do nothi
   const dir = join(await temporaryFolder(), 'missing');
   await expect(probeCapabilities(dir, tools)).rejects.toMatchObject({ name: 'VolumeError', paths: [dir] });
 });
+
+test.skipIf(!here.mount)('a full disk is no_space, not a host that can do nothing (needs root)', async () => {
+  const disk = join(await temporaryFolder(), 'disk');
+  await files.mkdir(disk);
+  await succeed('mount', '-t', 'tmpfs', '-o', 'size=1m', 'none', disk);
+  await expect(probeCapabilities(disk, tools)).rejects.toMatchObject({ reason: 'no_space', paths: [disk] });
+  expect(await files.readdir(disk)).toEqual([]);
+});

@@ -9,6 +9,7 @@ import { type MountTools, mountImage, unmountImage } from './mount.ts';
 const probePrefix = '.probe-';
 const imageBytes = 16 * 1024 * 1024;
 const dataBytes = 256 * 1024;
+const roomBytes = 4 * 1024 * 1024;
 
 /** What a data directory's disk and the agent's rights allow; each was tried, none is guessed. */
 export interface VolumeCapabilities {
@@ -26,7 +27,10 @@ export interface VolumeCapabilities {
   readonly reasons: { readonly [name in Exclude<keyof VolumeCapabilities, 'reasons'>]?: string };
 }
 
-/** Tries everything once in a temporary folder in `dir` (which must exist) and leaves nothing behind. Throws VolumeError. */
+/**
+ * Tries everything once in a temporary folder in `dir` (which must exist) and leaves nothing behind. Throws VolumeError:
+ * `no_space` when there is no room to try, as on a full disk a failure would say nothing about the host.
+ */
 export async function probeCapabilities(dir: string, tools: MountTools): Promise<VolumeCapabilities> {
   const { files } = tools;
   try {
@@ -44,6 +48,8 @@ export async function probeCapabilities(dir: string, tools: MountTools): Promise
 
 async function probeIn(folder: string, tools: MountTools): Promise<VolumeCapabilities> {
   const { files, run } = tools;
+  await files.writeFile(join(folder, 'room'), Buffer.alloc(roomBytes, 0x5a), { flush: true });
+  await files.rm(join(folder, 'room'));
   await files.writeFile(join(folder, 'data'), Buffer.alloc(dataBytes, 0x5a), { flush: true });
   const reasons: { [name in Exclude<keyof VolumeCapabilities, 'reasons'>]?: string } = {};
   const attempt = async (name: keyof typeof reasons, action: () => Promise<void>): Promise<boolean> => {
