@@ -25,10 +25,11 @@ export interface Exit {
   readonly exitedAtMs: number;
 }
 
-/** A program that ended. "lost": it is gone, and nothing recorded how it ended. */
+/** A program that ended. */
 export type Ending =
   | { readonly kind: 'exited'; readonly exit: Exit }
-  | { readonly kind: 'lost'; readonly reason: string };
+  /** It is gone, and nothing recorded how it ended; `began`: whether it may have run at all. */
+  | { readonly kind: 'lost'; readonly reason: string; readonly began: boolean };
 
 /** What is known of one start. */
 export type ProcessStatus =

@@ -3,9 +3,6 @@ import { access, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FerryError } from '../../../shared/error.ts';
 
-/** PATH of a program whose environment has none. */
-export const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-
 /**
  * The absolute path of a program: itself, or found in `path`. Throws cannot_run, naming what was looked for and where.
  */

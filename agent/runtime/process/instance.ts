@@ -19,7 +19,7 @@ export type ExitRecord = { kind: 'status'; status: number; atMs: number } | { ki
 /** What the records of one start say, together with what /proc says of the processes that they name. */
 export type Trace =
   | { kind: 'none' }
-  | { kind: 'rebooted' }
+  | { kind: 'rebooted'; began: boolean }
   /** The agent took the guard before any shim: the program can never run. */
   | { kind: 'fenced' }
   /** Spawn intended; no shim has shown itself yet. */
@@ -94,7 +94,7 @@ export class Instance {
     const mainAlive = main !== undefined && (await isAlive(main, bootId));
     const exit = await this.#readExit();
     if (exit !== undefined && !mainAlive) return { kind: 'exit', exit };
-    if (intent.bootId !== bootId) return { kind: 'rebooted' };
+    if (intent.bootId !== bootId) return { kind: 'rebooted', began: main !== undefined };
     if (main !== undefined) {
       const startedAtMs = Math.floor((await stat(this.#path('main'))).mtimeMs);
       return { kind: 'main', main, startedAtMs, mainAlive, shimAlive };

@@ -21,7 +21,11 @@ let machineId: string;
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'ferry-runtime-'));
-  runtime = await ProcessRuntime.open({ directory: join(directory, 'machines'), clock: systemClock });
+  runtime = await ProcessRuntime.open({
+    directory: join(directory, 'machines'),
+    clock: systemClock,
+    path: process.env.PATH!,
+  });
   machineId = newMachineId(systemRandom);
 });
 
@@ -222,7 +226,11 @@ describe('survivors', () => {
   });
 
   test("another agent's Machine of the same ID is none of ours", async () => {
-    const other = await ProcessRuntime.open({ directory: join(directory, 'other'), clock: systemClock });
+    const other = await ProcessRuntime.open({
+      directory: join(directory, 'other'),
+      clock: systemClock,
+      path: process.env.PATH!,
+    });
     await other.start(spec(['sleep', '1000']));
     expect(await runtime.survivors(machineId, [])).toEqual([]);
     await other.kill(machineId, []);
@@ -326,7 +334,11 @@ describe('adoption', () => {
     const earlier = { ...intent, bootId: '00000000-0000-0000-0000-000000000000' };
     await writeFile(instancePath(started.instanceId, 'intent'), JSON.stringify(earlier));
     await writeFile(instancePath(started.instanceId, 'main'), `${earlier.bootId} ${main.pid} ${main.startTicks}\n`);
-    expect(await runtime.adopt(machineId, started.instanceId)).toEqual({ kind: 'lost', reason: 'the host restarted' });
+    expect(await runtime.adopt(machineId, started.instanceId)).toEqual({
+      kind: 'lost',
+      reason: 'the host restarted',
+      began: true,
+    });
   });
 
   /** Runs shim.sh as the runtime does; answers its exit code. */

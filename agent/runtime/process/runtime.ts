@@ -8,7 +8,7 @@ import { FerryError } from '../../../shared/error.ts';
 import { checkId } from '../../../shared/ids.ts';
 import type { Ending, Exit, ProcessStatus, ReadLogOptions, Runtime, StartSpec, Survivor } from '../runtime.ts';
 import { Cgroups } from './cgroup.ts';
-import { DEFAULT_PATH, requireDirectory, resolveExecutable } from './executable.ts';
+import { requireDirectory, resolveExecutable } from './executable.ts';
 import { isAlive, readBootId } from './identity.ts';
 import { Instance, type Intent, type Trace } from './instance.ts';
 import { Log } from './log.ts';
@@ -18,7 +18,7 @@ import { DirectoryWatch, type Sleeper } from './watch.ts';
 /** How often a process is looked at when its records do not change: finds a main process whose shim was killed. */
 const CHECK_INTERVAL_MS = 1000;
 const KILL_ROUND_MS = 20;
-const KILL_ROUNDS_MAX = 500;
+const KILL_ROUNDS_MAX = 200;
 
 const SHIM = join(import.meta.dirname, 'shim.sh');
 
@@ -26,6 +26,8 @@ export interface ProcessRuntimeOptions {
   /** Directory for the Machines' logs and records, on a local disk. Two agents never share one. */
   readonly directory: string;
   readonly clock: Sleeper;
+  /** PATH for programs whose environment has none, and for the shim's own tools. */
+  readonly path: string;
 }
 
 type Settled = Exclude<ProcessStatus, { kind: 'starting' }>;
@@ -35,6 +37,7 @@ export class ProcessRuntime implements Runtime {
   readonly name = 'process';
   readonly #directory: string;
   readonly #clock: Sleeper;
+  readonly #path: string;
   readonly #bootId: string;
   readonly #cgroups: Cgroups;
   readonly #processes: Processes;
@@ -42,6 +45,7 @@ export class ProcessRuntime implements Runtime {
   private constructor(options: ProcessRuntimeOptions, bootId: string, agentTag: string, cgroups: Cgroups) {
     this.#directory = options.directory;
     this.#clock = options.clock;
+    this.#path = options.path;
     this.#bootId = bootId;
     this.#cgroups = cgroups;
     this.#processes = new Processes(agentTag, cgroups);
@@ -63,7 +67,7 @@ export class ProcessRuntime implements Runtime {
   }
 
   async canRun(command: readonly string[], env: Readonly<Record<string, string>>, cwd: string): Promise<void> {
-    await resolveExecutable(command[0], env.PATH ?? DEFAULT_PATH);
+    await resolveExecutable(command[0], env.PATH ?? this.#path);
     await requireDirectory(cwd);
   }
 
@@ -71,7 +75,7 @@ export class ProcessRuntime implements Runtime {
     const known = await this.adopt(spec.machineId, spec.instanceId);
     if (known.kind !== 'none') return known;
     await this.#requireGone(spec.machineId, 'start');
-    const path = spec.env.PATH ?? DEFAULT_PATH;
+    const path = spec.env.PATH ?? this.#path;
     const program = await resolveExecutable(spec.command[0], path);
     await requireDirectory(spec.cwd);
     for (const earlier of await this.#instances(spec.machineId)) await rm(earlier.directory, { recursive: true });
@@ -85,10 +89,9 @@ export class ProcessRuntime implements Runtime {
       oomKills: await this.#cgroups.oomKills(spec.machineId),
     });
     const tag = this.#processes.tag(spec.machineId, spec.instanceId);
-    const tools = process.env.PATH ?? DEFAULT_PATH;
     const child = await this.#spawn(
       spec.machineId,
-      [SHIM, instance.directory, tools, groups.join(':'), spec.cwd, program, ...spec.command.slice(1)],
+      [SHIM, instance.directory, this.#path, groups.join(':'), spec.cwd, program, ...spec.command.slice(1)],
       { ...spec.env, PATH: path, [TAG_VARIABLE]: tag },
     );
     const begun = await this.#untilBegun(instance, spec, child);
@@ -129,7 +132,7 @@ export class ProcessRuntime implements Runtime {
       signal,
     );
     if (status.kind === 'exited' || status.kind === 'lost') return status;
-    return { kind: 'lost', reason: 'there is no record of this start' };
+    return { kind: 'lost', reason: 'there is no record of this start', began: true };
   }
 
   async signal(machineId: string, instanceId: string, name: NodeJS.Signals): Promise<void> {
@@ -213,7 +216,9 @@ export class ProcessRuntime implements Runtime {
       if (trace.kind === 'intended') await instance.fence();
       return this.#judge(instance, trace);
     });
-    return status.kind === 'none' ? { kind: 'lost', reason: `records of ${spec.instanceId} were removed` } : status;
+    return status.kind === 'none'
+      ? { kind: 'lost', reason: `records of ${spec.instanceId} were removed`, began: true }
+      : status;
   }
 
   /** Reads the records again at each change until `decide` answers. */
@@ -243,16 +248,18 @@ export class ProcessRuntime implements Runtime {
       case 'intended':
         return undefined;
       case 'rebooted':
-        return { kind: 'lost', reason: 'the host restarted' };
+        return { kind: 'lost', reason: 'the host restarted', began: trace.began };
       case 'fenced':
-        return { kind: 'lost', reason: 'the program never began: the agent ended before it was spawned' };
+        return { kind: 'lost', reason: 'the program never began: the agent ended before it was spawned', began: false };
       case 'shim':
         return trace.shimAlive ? undefined : this.#judgeOrphan(instance);
       case 'main':
         if (trace.mainAlive) return { kind: 'running', pid: trace.main.pid, startedAtMs: trace.startedAtMs };
-        return trace.shimAlive ? undefined : { kind: 'lost', reason: 'its shim was killed: the exit code is unknown' };
+        return trace.shimAlive
+          ? undefined
+          : { kind: 'lost', reason: 'its shim was killed: the exit code is unknown', began: true };
       case 'exit':
-        if (trace.exit.kind === 'refused') return { kind: 'lost', reason: trace.exit.reason };
+        if (trace.exit.kind === 'refused') return { kind: 'lost', reason: trace.exit.reason, began: false };
         return { kind: 'exited', exit: await this.#exit((await instance.readIntent())!, trace.exit) };
     }
   }
@@ -263,7 +270,7 @@ export class ProcessRuntime implements Runtime {
     if (await this.#processes.anyOf(intent.machineId, intent.instanceId)) return undefined;
     const trace = await instance.trace(this.#bootId);
     if (trace.kind !== 'shim') return this.#judge(instance, trace);
-    return { kind: 'lost', reason: 'its shim ended before the program began' };
+    return { kind: 'lost', reason: 'its shim ended before the program began', began: false };
   }
 
   async #exit(intent: Intent, record: { status: number; atMs: number }): Promise<Exit> {

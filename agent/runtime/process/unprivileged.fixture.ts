@@ -10,7 +10,11 @@ const [, , home, machineId] = process.argv as [string, string, string, string];
 const instanceId = ulid(Date.now(), systemRandom);
 const volume = join(home, 'volume.img');
 await writeFile(volume, 'data');
-const runtime = await ProcessRuntime.open({ directory: join(home, 'machines'), clock: systemClock });
+const runtime = await ProcessRuntime.open({
+  directory: join(home, 'machines'),
+  clock: systemClock,
+  path: process.env.PATH!,
+});
 const running = await runtime.start({
   machineId,
   instanceId,
