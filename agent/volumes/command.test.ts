@@ -26,6 +26,13 @@ test('a missing program is a typed error that names it', async () => {
   await expect(missing).rejects.toMatchObject({ reason: 'missing', program: 'ferry-no-such-program' });
 });
 
+test('a program that must not be executed is missing too', async () => {
+  await expect(run('/etc/passwd', [], { timeoutMs })).rejects.toMatchObject({
+    reason: 'missing',
+    program: '/etc/passwd',
+  });
+});
+
 test('programs of the sbin folders are found without them in the search path', async () => {
   const poor = commandRunner({ searchPath: undefined });
   expect((await poor('sh', ['-c', 'echo $PATH'], { timeoutMs })).stdout).toContain('/usr/sbin');

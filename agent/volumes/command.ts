@@ -17,7 +17,7 @@ export type Run = (
 ) => Promise<CommandResult>;
 
 /**
- * Thrown when a program could not be run to its end: `missing` (not installed), `not_started` (the system refused),
+ * Thrown when a program could not be run to its end: `missing` (not installed, or not for this user), `not_started` (the system refused),
  * `timeout` (killed at its deadline; what it had done by then is unknown), `output_too_large` (killed).
  */
 export class CommandError extends Error {
@@ -48,8 +48,11 @@ export function commandRunner(options: {
   return (program, args, { timeoutMs }) =>
     new Promise((resolve, reject) => {
       const refused = (error: NodeJS.ErrnoException) => {
-        const isMissing = error.code === 'ENOENT';
-        const text = isMissing ? `${program} is not installed (searched ${path})` : `${program}: ${error.message}`;
+        // EACCES is also what a search ends with that found nothing but met a folder closed to this user.
+        const isMissing = error.code === 'ENOENT' || error.code === 'EACCES';
+        const text = isMissing
+          ? `${program} is not installed for this user (searched ${path})`
+          : `${program}: ${error.message}`;
         return new CommandError(isMissing ? 'missing' : 'not_started', program, text, error);
       };
       let child: ChildProcess;
