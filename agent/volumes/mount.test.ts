@@ -1,3 +1,4 @@
+// Past 300 lines: every way to hold a mount, each on real loop devices, sharing one set of holders and cleanups.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import * as files from 'node:fs/promises';

@@ -1,3 +1,4 @@
+// Past 300 lines: every verb of the store and every way in which it refuses, on one set of helpers.
 import * as files from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';

@@ -1,3 +1,4 @@
+// Past 300 lines: the one class that callers see, one method with its contract for each verb. The work is in its siblings.
 import { join } from 'node:path';
 import { CommandError } from './command.ts';
 import { type CreateTools, createFolder, creatingPrefix, type VolumeRequest } from './create.ts';
