@@ -87,6 +87,8 @@ export type DestinationEffect =
   | { readonly do: 'free-volume'; readonly volumeId: string };
 
 export interface DestinationContext {
+  /** The ID under which the row is kept. */
+  readonly migrationId: string;
   readonly host: string;
   readonly placement: Placement;
   readonly seal: Seal | null;
@@ -172,12 +174,8 @@ function prepare(
     }
     return again({ ...state, term }, context);
   }
-  if (subject.destination !== context.host || subject.source === context.host) {
-    return refuse(
-      'wrong_statement',
-      `this host is ${context.host}: prepare must name it as destination and another as source`,
-    );
-  }
+  const strange = notNamed(subject, context);
+  if (strange !== null) return strange;
   const fits = newerEpoch(subject.epoch, context);
   return fits ?? moved({ step: 'prepared', subject: subjectOf(subject), term }, context.placement, context);
 }
@@ -196,7 +194,8 @@ function accept(
   const { statement: ticket, signatureValid } = event.ticket;
   if (state === null) {
     // Whoever wrote it has given the Machine up and waits for an answer: one that brings it back to him.
-    if (ticket.destination !== context.host) return refuse('wrong_statement', `this host is ${context.host}`);
+    const strange = notNamed(ticket, context);
+    if (strange !== null) return strange;
     return end(null, 0, subjectOf(ticket), 'this migration was never heard of here', context);
   }
   if (state.step === 'declined') return burnt();
@@ -235,9 +234,8 @@ function decline(
 ): DestinationOutcome {
   const { subject, term, reason } = event;
   if (state !== null) return end(state, term, state.subject, reason, context);
-  if (subject.destination !== context.host) {
-    return refuse('wrong_statement', `this host is ${context.host}: only the destination declines`);
-  }
+  const strange = notNamed(subject, context);
+  if (strange !== null) return strange;
   return end(null, term, subjectOf(subject), reason, context);
 }
 
@@ -271,6 +269,13 @@ function moved(state: DestinationState, placement: Placement, context: Destinati
 /** The same answer again; what is pending may be done again. */
 function again(state: DestinationState, context: DestinationContext): DestinationOutcome {
   return moved(state, context.placement, context);
+}
+
+/** What is said of an ID never heard of must be of this ID and name this host as its destination. */
+function notNamed(subject: Subject, context: DestinationContext): Refused | null {
+  const { migrationId, host } = context;
+  if (subject.migrationId === migrationId && subject.destination === host && subject.source !== host) return null;
+  return refuse('wrong_statement', `expected migration ${migrationId} from another host to ${host}`);
 }
 
 /** The epoch must be above all that this agent ever owned of the Machine, and it must not own it now. */

@@ -121,6 +121,8 @@ export type SourceEffect =
 
 /** What the journal and the host's disk say around the row. */
 export interface SourceContext {
+  /** The ID under which the row is kept. */
+  readonly migrationId: string;
   readonly host: string;
   readonly placement: Placement;
   readonly seal: Seal | null;
@@ -254,11 +256,10 @@ function offer(
     if (!same) return refuse('other_role', 'this migration was offered here with other particulars');
     return again({ ...state, term: event.term }, context);
   }
-  if (event.offer.source !== context.host || event.offer.destination === context.host) {
-    return refuse(
-      'wrong_statement',
-      `this host is ${context.host}: the offer must name it as source and another as destination`,
-    );
+  const { migrationId, host } = context;
+  const { source, destination } = event.offer;
+  if (event.offer.migrationId !== migrationId || source !== host || destination === host) {
+    return refuse('wrong_statement', `expected migration ${migrationId} from ${host} to another host`);
   }
   const owned = ownsEpoch(context, event.offer.epoch - 1);
   if (owned !== null) return owned;

@@ -1,0 +1,50 @@
+/** Everything the model takes from the product, as one value, so that a mutant can replace one part from outside. */
+import { mayStart, reconcile, sealOf, strayCopies } from '../../agent/handover/boot.ts';
+import { nextDestination, pendingDestination } from '../../agent/handover/destination.ts';
+import { grant, isOver, release } from '../../agent/handover/permit.ts';
+import { holdsMachine, mayDelete, nextSource, pendingSource } from '../../agent/handover/source.ts';
+
+export const product = {
+  nextSource,
+  pendingSource,
+  holdsMachine,
+  mayDelete,
+  nextDestination,
+  pendingDestination,
+  mayStart,
+  reconcile,
+  sealOf,
+  strayCopies,
+  grant,
+  release,
+  isOver,
+};
+
+/** What the functions ask of the executor that performs them. Each is a rule of its own, so each has its mutant. */
+export const executor = {
+  /** `gone-observed` only when no process of the Machine is there. */
+  observesGone: true,
+  /** Relinquish reports what is seen at that moment. */
+  looksAgain: true,
+  /** A root is read only once STOPPED is durable. */
+  readsRootAfterStopped: true,
+  /** A statement leaves only when the markers are done. */
+  marksBeforeDelivering: true,
+  /** The journal's transaction comes before the marker's rename. */
+  journalsBeforeMarking: true,
+  /** Bytes are written to a copy only in row `prepared`. */
+  reopensBeforeReceiving: true,
+  /** The signal goes only once STOPPING is durable. */
+  holdsBeforeSignal: true,
+  /** At agent start, copies that no row is filling are removed. */
+  removesStrayCopies: true,
+  /** Bytes freed by a decline only after the decline is durable. */
+  declinesBeforeFreeing: true,
+};
+
+export interface Rules {
+  readonly product: typeof product;
+  readonly executor: typeof executor;
+}
+
+export const asBuilt: Rules = { product, executor };
