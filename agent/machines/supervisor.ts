@@ -135,7 +135,7 @@ export class Supervisor {
 
   /** Stops supervising; the Machine goes on as it is. */
   async close(): Promise<void> {
-    this.#closed.abort();
+    this.#closed.abort(new FerryError('cancelled', 'the agent is stopping'));
     this.#interrupt.abort();
     await this.#loop;
   }
@@ -374,19 +374,20 @@ export class Supervisor {
     for (const wake of waiters) wake();
   }
 
-  /** Resolves at the next change of life, health or reason. */
+  /** Resolves at the next change of life, health or reason. Rejects when `signal` aborts, or at the close. */
   #change(signal: AbortSignal): Promise<void> {
-    signal.throwIfAborted();
+    const over = AbortSignal.any([signal, this.#closed.signal]);
+    over.throwIfAborted();
     return new Promise((resolve, reject) => {
       const stop = (): void => {
         this.#waiters.delete(wake);
-        reject(signal.reason);
+        reject(over.reason);
       };
       const wake = (): void => {
-        signal.removeEventListener('abort', stop);
+        over.removeEventListener('abort', stop);
         resolve();
       };
-      signal.addEventListener('abort', stop, { once: true });
+      over.addEventListener('abort', stop, { once: true });
       this.#waiters.add(wake);
     });
   }

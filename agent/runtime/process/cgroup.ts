@@ -24,11 +24,6 @@ export class Cgroups {
     this.#memory = memory;
   }
 
-  /** No cgroups at all: an unprivileged agent, or a host without them. */
-  static none(): Cgroups {
-    return new Cgroups([], null);
-  }
-
   /** Finds out, by trying, which cgroups work here. Never throws: what does not work is left out. */
   static async detect(agentTag: string): Promise<Cgroups> {
     const mounts = parseMounts(await readFile('/proc/self/mounts', 'latin1').catch(() => ''));
