@@ -32,17 +32,23 @@ export class Processes {
   }
 
   /**
-   * Every living process of the Machine, and every one that keeps one of `openPaths` open, without `except` (PIDs) and
-   * the agent itself.
+   * Every living process of the Machine, and every one that keeps one of `openPaths` open, without the agent itself and
+   * its shims: those of `shims` and, where the value is true (the program has ended), their children, too.
    */
-  async find(machineId: string, openPaths: readonly string[], except: ReadonlySet<number>): Promise<Survivor[]> {
+  async find(
+    machineId: string,
+    openPaths: readonly string[],
+    shims: ReadonlyMap<number, boolean>,
+  ): Promise<Survivor[]> {
     const members = new Set(await this.#cgroups.members(machineId));
     const holders = await Holders.of(openPaths);
     const survivors: Survivor[] = [];
     const pids = (await readdir('/proc')).filter((name) => /^[0-9]+$/.test(name)).map(Number);
     const look = async (pid: number): Promise<void> => {
-      if (pid === process.pid || except.has(pid)) return;
-      const why = await this.#why(pid, machineId, members, holders);
+      if (pid === process.pid || shims.has(pid)) return;
+      const stat = await readStat(pid);
+      if (stat === undefined || stat.dead || shims.get(stat.parentPid) === true) return;
+      const why = await this.#why(pid, stat.parentPid, machineId, members, holders);
       if (why !== undefined) survivors.push({ pid, command: await readCommand(pid), why });
     };
     for (let at = 0; at < pids.length; at += CONCURRENCY) await Promise.all(pids.slice(at, at + CONCURRENCY).map(look));
@@ -62,17 +68,16 @@ export class Processes {
 
   async #why(
     pid: number,
+    parentPid: number,
     machineId: string,
     members: ReadonlySet<number>,
     holders: Holders,
   ): Promise<Survivor['why'] | undefined> {
-    const stat = await readStat(pid);
-    if (stat === undefined || stat.dead) return undefined;
     if (members.has(pid)) return 'cgroup';
     const prefix = `${TAG_VARIABLE}=${this.#agentTag}.${machineId}.`;
     if ((await readEnvironment(pid)).some((entry) => entry.startsWith(prefix))) return 'tag';
     // A direct child of the agent without a tag is one of its tools at work on the volume.
-    if (stat.parentPid !== process.pid && (await holders.holds(pid))) return 'open-file';
+    if (parentPid !== process.pid && (await holders.holds(pid))) return 'open-file';
     return undefined;
   }
 }

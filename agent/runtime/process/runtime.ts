@@ -162,14 +162,17 @@ export class ProcessRuntime implements Runtime {
   }
 
   async survivors(machineId: string, openPaths: readonly string[]): Promise<Survivor[]> {
-    // Shims hold nothing and end by themselves; killed, they could not record how the program ended.
-    const shims = new Set<number>();
+    // Shims, and the tools that they write the exit record with, hold nothing and end by themselves; killed, they could
+    // not record how the program ended.
+    const shims = new Map<number, boolean>();
     let mainPid: number | undefined;
     for (const instance of await this.#instances(machineId)) {
       const shim = await instance.readShim();
-      if (shim !== undefined && (await isAlive(shim, this.#bootId))) shims.add(shim.pid);
+      const shimAlive = shim !== undefined && (await isAlive(shim, this.#bootId));
       const trace = await instance.trace(this.#bootId);
-      if (trace.kind === 'main' && trace.mainAlive) mainPid = trace.main.pid;
+      const mainAlive = trace.kind === 'main' && trace.mainAlive;
+      if (mainAlive) mainPid = trace.main.pid;
+      if (shimAlive) shims.set(shim.pid, trace.kind === 'exit' || (trace.kind === 'main' && !mainAlive));
     }
     const found = await this.#processes.find(machineId, openPaths, shims);
     return found.map((survivor) => (survivor.pid === mainPid ? { ...survivor, why: 'main' } : survivor));

@@ -63,7 +63,8 @@
   if [ ! -e "$ferry_dir/exit" ]; then
     printf '%s\n' "$ferry_status" >"$ferry_dir/exit.new"
     sync "$ferry_dir/exit.new"
-    mv "$ferry_dir/exit.new" "$ferry_dir/exit"
+    # Again, should a SIGKILL that was meant for the program have met it.
+    mv "$ferry_dir/exit.new" "$ferry_dir/exit" || mv "$ferry_dir/exit.new" "$ferry_dir/exit"
     sync "$ferry_dir"
   fi
   exit 0
