@@ -1,0 +1,194 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { HostService, MachineService, MigrationService } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import { DesiredState, HostStatus, type Machine, MachineState } from '../proto/gen/ferry/v1/machine_pb.ts';
+import { type Clock, systemClock } from '../shared/clock.ts';
+import { FerryError, toFerryError } from '../shared/error.ts';
+import { ClientPool } from '../shared/rpc/client.ts';
+import { sweepLeftovers } from './sweep.ts';
+
+const entry = fileURLToPath(new URL('main.ts', import.meta.url));
+const readyMsMax = 30_000;
+const pollMs = 50;
+/** How long Machines may take to stop: their own timeouts (5 s unless configured) and a migration that ends first. */
+const removeMsMax = 45_000;
+const daemonStopMsMax = 10_000;
+const logTailChars = 2000;
+
+/** Which daemons, and where. */
+export interface ClusterOptions {
+  /** Holds a folder and a log file for each daemon. */
+  readonly dataDir: string;
+  readonly hosts: readonly string[];
+  /** Port of the coordinator; taken as it is. */
+  readonly port: number;
+  /** Called with each daemon that ends without being told to. */
+  readonly onDeath: (name: string, how: string) => void;
+  readonly clock?: Clock;
+}
+
+interface Daemon {
+  readonly name: string;
+  readonly child: ChildProcess;
+  readonly logPath: string;
+  readonly exited: Promise<void>;
+}
+
+/** A port of 127.0.0.1 that nobody listens on: `wanted` if it is free, else any. */
+export async function freePort(wanted = 0): Promise<number> {
+  const server = createServer();
+  const port = await new Promise<number | undefined>((resolve) => {
+    server.once('error', () => resolve(undefined));
+    server.listen(wanted, '127.0.0.1', () => resolve((server.address() as { port: number }).port));
+  });
+  await new Promise<void>((resolve) => server.close(() => resolve()));
+  return port ?? freePort();
+}
+
+/** A coordinator and agents, each a process of its own, on loopback. */
+export class Cluster {
+  readonly coordinator: string;
+  readonly #options: ClusterOptions;
+  readonly #clock: Clock;
+  readonly #pool = new ClientPool();
+  readonly #daemons: Daemon[] = [];
+  readonly #machineIds = new Set<string>();
+  #stopping = false;
+
+  constructor(options: ClusterOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.coordinator = `127.0.0.1:${options.port}`;
+  }
+
+  /** PIDs of the daemons, by name. */
+  get pids(): ReadonlyMap<string, number> {
+    return new Map(this.#daemons.map(({ name, child }) => [name, child.pid ?? 0]));
+  }
+
+  /** Starts all daemons; resolves once every host is known and answers. */
+  async start(signal: AbortSignal): Promise<void> {
+    const { dataDir, hosts } = this.#options;
+    this.#spawn('coordinator', [
+      'coordinator',
+      '--data-dir',
+      join(dataDir, 'coordinator'),
+      '--listen',
+      this.coordinator,
+    ]);
+    for (const host of hosts) {
+      const flags = ['--host', host, '--data-dir', join(dataDir, host), '--coordinator', this.coordinator];
+      this.#spawn(host, ['agent', ...flags, '--listen', '127.0.0.1:0']);
+    }
+    await this.#untilReady(signal);
+  }
+
+  #spawn(name: string, args: readonly string[]): void {
+    mkdirSync(this.#options.dataDir, { recursive: true, mode: 0o700 });
+    const logPath = join(this.#options.dataDir, `${name}.log`);
+    const log = openSync(logPath, 'a', 0o600);
+    // A session of its own: ctrl-C reaches us alone, and we stop the Machines before the agents.
+    const child = spawn(process.execPath, [entry, ...args], { detached: true, stdio: ['ignore', log, log] });
+    closeSync(log);
+    const exited = new Promise<void>((resolve) => {
+      child.once('error', () => resolve());
+      child.once('exit', (code, signal) => {
+        if (!this.#stopping) this.#options.onDeath(name, signal ?? `exit code ${code}`);
+        resolve();
+      });
+    });
+    this.#daemons.push({ name, child, logPath, exited });
+  }
+
+  async #untilReady(signal: AbortSignal): Promise<void> {
+    const deadlineMs = this.#clock.monotonicMs() + readyMsMax;
+    const client = this.#pool.client(HostService, this.coordinator);
+    for (;;) {
+      signal.throwIfAborted();
+      const dead = this.#daemons.find(({ child }) => child.exitCode !== null || child.signalCode !== null);
+      if (dead !== undefined) throw notReady(dead, 'ended');
+      const { hosts } = await client.listHosts({}, { timeoutMs: 2000 }).catch(() => ({ hosts: [] }));
+      const ready = new Set(hosts.filter(({ status }) => status === HostStatus.OK).map(({ id }) => id));
+      const missing = this.#options.hosts.find((host) => !ready.has(host));
+      if (missing === undefined) return;
+      if (this.#clock.monotonicMs() > deadlineMs) {
+        throw notReady(
+          this.#daemons.find(({ name }) => name === missing)!,
+          `is not ready after ${readyMsMax / 1000} s`,
+        );
+      }
+      await this.#clock.sleep(pollMs, signal);
+    }
+  }
+
+  /**
+   * Stops or destroys all Machines, through the RPCs, cancelling migrations that hold them; answers the IDs of those that
+   * ran and are stopped now. Throws deadline when some do not stop.
+   */
+  async endMachines(how: 'stop' | 'destroy'): Promise<string[]> {
+    const machines = this.#pool.client(MachineService, this.coordinator);
+    const migrations = this.#pool.client(MigrationService, this.coordinator);
+    const deadlineMs = this.#clock.monotonicMs() + removeMsMax;
+    const ran = new Set<string>();
+    const end = async (machine: Machine) => {
+      const call = { timeoutMs: removeMsMax };
+      const request = { machineId: machine.id, force: true };
+      if (machine.desiredState === DesiredState.STARTED) ran.add(machine.id);
+      try {
+        if (machine.migrationId !== '')
+          await migrations.cancelMigration({ migrationId: machine.migrationId }, call).catch(() => undefined);
+        await (how === 'stop' ? machines.stopMachine(request, call) : machines.destroyMachine(request, call));
+      } catch (error) {
+        if (toFerryError(error).reason === 'unreachable') throw error;
+      }
+    };
+    for (;;) {
+      const { machines: all } = await machines.listMachines({}, { timeoutMs: 5000 });
+      for (const { id } of all) this.#machineIds.add(id);
+      const left = all.filter((machine) => !isAtRest(machine, how));
+      if (left.length === 0) return [...ran];
+      if (this.#clock.monotonicMs() > deadlineMs) {
+        throw new FerryError('deadline', `these Machines do not end: ${left.map(({ id }) => id).join(', ')}`);
+      }
+      await Promise.all(left.map(end));
+      await this.#clock.sleep(pollMs);
+    }
+  }
+
+  /** Ends the daemons, then whatever their Machines left behind; twice is harmless. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await Promise.all(this.#daemons.map((daemon) => this.#end(daemon)));
+    await sweepLeftovers(this.#options.dataDir, this.#machineIds);
+  }
+
+  /** Kills the daemons at once. */
+  kill(): void {
+    this.#stopping = true;
+    for (const { child } of this.#daemons) child.kill('SIGKILL');
+  }
+
+  async #end({ child, exited }: Daemon): Promise<void> {
+    child.kill('SIGTERM');
+    const timer = setTimeout(() => child.kill('SIGKILL'), daemonStopMsMax);
+    await exited;
+    clearTimeout(timer);
+  }
+}
+
+function isAtRest(machine: Machine, how: 'stop' | 'destroy'): boolean {
+  if (machine.state === MachineState.DESTROYED || machine.state === MachineState.MIGRATED) return true;
+  if (how === 'destroy') return false;
+  const resting = machine.state === MachineState.STOPPED || machine.state === MachineState.CREATED;
+  return machine.desiredState !== DesiredState.STARTED && resting;
+}
+
+function notReady({ name, logPath }: Daemon, how: string): FerryError {
+  const tail = readFileSync(logPath, 'utf8').slice(-logTailChars).trim();
+  return new FerryError('start_failed', `${name} ${how}; the end of its log:\n${tail || '(empty)'}`, {
+    nextAction: `Read ${logPath}.`,
+  });
+}

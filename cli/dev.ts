@@ -1,0 +1,120 @@
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import { MachineService } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import { invalidArgument, toFerryError } from '../shared/error.ts';
+import { ClientPool } from '../shared/rpc/client.ts';
+import { Cluster, freePort } from './cluster.ts';
+import { defaultCoordinator, type Terminal } from './context.ts';
+import { exitCodes } from './output/errors.ts';
+import type { Outcome } from './program.ts';
+
+const hostsMax = 8;
+const startMsMax = 60_000;
+
+interface DevOptions {
+  readonly hosts: string;
+  readonly dataDir?: string;
+}
+
+/** What a cluster over a data directory remembers from run to run. */
+interface DevState {
+  readonly port: number;
+  /** Machines that ran when it was stopped; they are started again. */
+  readonly machineIds: readonly string[];
+}
+
+/** Registers `ferry dev`. */
+export function registerDev(program: Command, terminal: Terminal, outcome: Outcome): void {
+  program
+    .command('dev')
+    .description('a whole cluster on this machine, until ctrl-C: a coordinator and agents, each a process of its own')
+    .option('--hosts <count>', `agents to start, 1 to ${hostsMax}`, '2')
+    .option('--data-dir <dir>', 'keep everything here, to go on with it next time (default: a temporary folder)')
+    .addHelpText('after', '\nExample: ferry dev --hosts 3 --data-dir .ferry')
+    .action(async (options: DevOptions) => {
+      outcome.exitCode = await dev(options, terminal);
+    });
+}
+
+async function dev(options: DevOptions, terminal: Terminal): Promise<number> {
+  const count = Number(options.hosts);
+  if (!Number.isInteger(count) || count < 1 || count > hostsMax) {
+    throw invalidArgument('--hosts', `is ${JSON.stringify(options.hosts)}`, `a whole number from 1 to ${hostsMax}`);
+  }
+  const interrupted = terminal.interrupted();
+  const keep = options.dataDir !== undefined;
+  if (options.dataDir !== undefined) mkdirSync(options.dataDir, { recursive: true, mode: 0o700 });
+  const dataDir = realpathSync(keep ? resolve(options.dataDir!) : mkdtempSync(join(tmpdir(), 'ferry-dev-')));
+  const before = readState(dataDir);
+  const port = await freePort(before.port);
+  const hosts = Array.from({ length: count }, (_, index) => `host-${index + 1}`);
+  const cluster = new Cluster({
+    dataDir,
+    hosts,
+    port,
+    onDeath: (name, how) => terminal.err(`ferry: ${name} ended (${how}); its log: ${join(dataDir, `${name}.log`)}\n`),
+  });
+  // A second ctrl-C ends this process at once; the daemons go with it.
+  const killAll = () => cluster.kill();
+  process.once('exit', killAll);
+  let machineIds = before.machineIds;
+  try {
+    await cluster.start(interrupted);
+    terminal.out(`${greeting(cluster.coordinator, hosts, dataDir)}\n`);
+    await startAgain(cluster.coordinator, before.machineIds, terminal);
+    await new Promise((resolve) => interrupted.addEventListener('abort', resolve, { once: true }));
+  } catch (error) {
+    if (!interrupted.aborted) throw error;
+  } finally {
+    terminal.err('\nferry: stopping the Machines, then the daemons (ctrl-C again ends the daemons at once)\n');
+    await cluster.endMachines(keep ? 'stop' : 'destroy').then(
+      (ran) => {
+        machineIds = ran;
+      },
+      (error) => terminal.err(`ferry: ${toFerryError(error).message}\n`),
+    );
+    await cluster.stop();
+    process.off('exit', killAll);
+    if (keep) writeState(dataDir, { port, machineIds });
+    else rmSync(dataDir, { recursive: true, force: true });
+  }
+  terminal.err(keep ? `ferry: stopped; everything is kept in ${dataDir}\n` : 'ferry: stopped; nothing is left\n');
+  return exitCodes.done;
+}
+
+async function startAgain(coordinator: string, machineIds: readonly string[], terminal: Terminal): Promise<void> {
+  const client = new ClientPool().client(MachineService, coordinator);
+  for (const machineId of machineIds) {
+    await client.startMachine({ machineId }, { timeoutMs: startMsMax }).then(
+      () => terminal.out(`Machine ${machineId} runs again.\n`),
+      (error) => terminal.err(`ferry: Machine ${machineId} does not run again: ${toFerryError(error).message}\n`),
+    );
+  }
+}
+
+function greeting(coordinator: string, hosts: readonly string[], dataDir: string): string {
+  const exportLine = coordinator === defaultCoordinator ? '' : `  export FERRY_COORDINATOR=${coordinator}\n`;
+  return (
+    `Ready: a coordinator at ${coordinator} and the hosts ${hosts.join(', ')}; data and logs in ${dataDir}\n\n` +
+    `In another terminal:\n${exportLine}` +
+    `  ferry status\n` +
+    `  ferry machine run FILE --app shop        (a Machines API config or a fly.toml)\n` +
+    `  ferry machine migrate ID\n\n` +
+    `ctrl-C stops everything.`
+  );
+}
+
+function readState(dataDir: string): DevState {
+  try {
+    const state: Partial<DevState> = JSON.parse(readFileSync(join(dataDir, 'dev.json'), 'utf8'));
+    return { port: Number(state.port), machineIds: state.machineIds ?? [] };
+  } catch {
+    return { port: Number(defaultCoordinator.split(':')[1]), machineIds: [] };
+  }
+}
+
+function writeState(dataDir: string, state: DevState): void {
+  writeFileSync(join(dataDir, 'dev.json'), `${JSON.stringify(state)}\n`, { mode: 0o600 });
+}

@@ -1,0 +1,20 @@
+/** Lays rows out in columns, two spaces apart, headers in capitals; the last column is not padded. Ends in a line feed. */
+export function table(headers: readonly string[], rows: readonly (readonly string[])[]): string {
+  const lines = [headers.map((header) => header.toUpperCase()), ...rows];
+  const widths = headers.map((_, column) => Math.max(...lines.map((line) => line[column]?.length ?? 0)));
+  return lines
+    .map((line) =>
+      line
+        .map((cell, column) => cell.padEnd(widths[column]!))
+        .join('  ')
+        .trimEnd(),
+    )
+    .map((line) => `${line}\n`)
+    .join('');
+}
+
+/** One "  Key = value" a line, the keys of one width, as `machine status` has them. */
+export function keyValues(pairs: readonly (readonly [string, string])[]): string {
+  const width = Math.max(...pairs.map(([key]) => key.length));
+  return pairs.map(([key, value]) => `${`  ${key.padEnd(width)} = ${value}`.trimEnd()}\n`).join('');
+}

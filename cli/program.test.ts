@@ -1,0 +1,316 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, expect, test } from 'vitest';
+import type { MigrateMachineRequest, RunMachineRequest } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import { MigrationState, MigrationStep } from '../proto/gen/ferry/v1/migration_pb.ts';
+import { durationToMs } from '../shared/duration.ts';
+import { FerryError } from '../shared/error.ts';
+import type { RpcServer } from '../shared/rpc/server.ts';
+import {
+  copyingMigration,
+  type FakeCoordinator,
+  FakeTerminal,
+  fakeCoordinator,
+  machineId,
+  migrationId,
+  movedMachine,
+  movedMigration,
+} from './fake-coordinator.fixture.ts';
+import { exitCodeOf } from './output/errors.ts';
+
+const servers: RpcServer[] = [];
+const oldNode = '/usr/bin/node';
+
+afterEach(async () => {
+  await Promise.all(servers.splice(0).map((server) => server.close()));
+});
+
+async function terminalFor(fake: FakeCoordinator): Promise<FakeTerminal> {
+  const server = fakeCoordinator(fake);
+  servers.push(server);
+  const terminal = new FakeTerminal();
+  terminal.env.FERRY_COORDINATOR = await server.listen();
+  return terminal;
+}
+
+test.each([
+  ['invalid_argument', 2],
+  ['same_host', 2],
+  ['unknown_machine', 1],
+  ['machine_busy', 1],
+  ['no_space', 1],
+  ['permit_refused', 3],
+  ['io_error', 3],
+  ['journal_went_back', 3],
+  ['unreachable', 4],
+  ['host_unreachable', 4],
+  ['deadline', 4],
+] as const)('%s ends with %i', (reason, code) => {
+  expect(exitCodeOf(new FerryError(reason, 'x'))).toBe(code);
+});
+
+test('every command has a help text with an example', async () => {
+  const nouns = ['machine', 'migration', 'host', 'volume', 'lock'];
+  const terminal = new FakeTerminal();
+  expect(await terminal.run('--help')).toBe(0);
+  for (const name of ['dev', 'status', 'agent', 'coordinator', ...nouns])
+    expect(terminal.stdout).toContain(`  ${name} `);
+  const verbs = nouns.flatMap((noun) => verbsOf(noun).map((verb) => [noun, verb]));
+  expect(verbs.length).toBeGreaterThan(25);
+  for (const line of [['dev'], ['status'], ['agent'], ['coordinator'], ...verbs]) {
+    const help = new FakeTerminal();
+    expect(await help.run(...line, '--help')).toBe(0);
+    expect(help.stdout).toContain(`Example: ferry ${line.join(' ')}`);
+  }
+});
+
+function verbsOf(noun: string): string[] {
+  const verbs: Record<string, string> = {
+    machine: 'run list status logs start stop restart migrate destroy',
+    migration: 'list status watch cancel retry accept-down override-host',
+    host: 'list status cordon uncordon remove',
+    volume: 'create list show export destroy',
+    lock: 'list explain',
+  };
+  return verbs[noun]!.split(' ');
+}
+
+test.each([
+  [['machine', 'status'], "missing required argument 'id'"],
+  [['machine', 'fly'], "unknown command 'fly'"],
+  [['machine', 'list', '--jsn'], "unknown option '--jsn'"],
+  [['machine', 'status', 'D8'], 'ID: is "D8"; expected 14 characters of 0-9 and a-f'],
+  [['migration', 'watch', 'mig_1'], 'expected "mig_" and a ULID'],
+  [['machine', 'logs', machineId, '-n', '0'], '--lines: is "0"; expected a whole number from 1 to 10000'],
+  [
+    ['machine', 'migrate', machineId, '--start-deadline', '60'],
+    '--start-deadline: is "60"; expected a time such as "10s"',
+  ],
+  [['machine', 'run', '/nowhere/x.json'], 'FILE: cannot be read (ENOENT: /nowhere/x.json)'],
+  [['volume', 'create', 'data', '--host', 'host-1'], "required option '--size <size>' not specified"],
+  [
+    ['volume', 'create', 'data', '--host', 'host-1', '--size', 'big'],
+    '--size: is "big"; expected a size such as "10GiB"',
+  ],
+  [['lock', 'explain', 'A_B'], 'NETWORK: is "A_B"'],
+  [['status', '--coordinator', 'nowhere'], '--coordinator: is "nowhere"'],
+  [['dev', '--hosts', '0'], '--hosts: is "0"; expected a whole number from 1 to 8'],
+  [['agent', '--hots', 'x'], 'only these flags: --host'],
+  [['coordinator', '--lisen', 'x'], 'only these flags: --'],
+])('wrong usage %j ends with 2 and says what is expected', async (argv, text) => {
+  const terminal = new FakeTerminal();
+  expect(await terminal.run(...argv)).toBe(2);
+  expect(terminal.stderr).toContain(text);
+  expect(terminal.stdout).toBe('');
+});
+
+test('a coordinator that is not there ends with 4 and says what to do', async () => {
+  const terminal = new FakeTerminal();
+  expect(await terminal.run('host', 'list', '--coordinator', '127.0.0.1:1')).toBe(4);
+  expect(terminal.stderr).toContain('ferry: the coordinator at 127.0.0.1:1 does not answer');
+  expect(terminal.stderr).toContain('next: Start it, or name its address with --coordinator or FERRY_COORDINATOR.');
+});
+
+test("a coordinator's refusal is printed with what was expected and what to do; as JSON with --json", async () => {
+  const refuse = () => {
+    throw new FerryError('unknown_machine', `no Machine ${machineId}`, {
+      field: 'machine_id',
+      expected: 'a known one',
+    });
+  };
+  const terminal = await terminalFor({ machines: { getMachine: refuse } });
+  expect(await terminal.run('machine', 'status', machineId)).toBe(1);
+  expect(terminal.stderr).toBe(
+    `ferry: no Machine ${machineId} [unknown_machine]\n  expected: a known one\n  next: Look the ID up with "ferry machine list".\n`,
+  );
+  terminal.stderr = '';
+  expect(await terminal.run('machine', 'status', machineId, '--json')).toBe(1);
+  expect(JSON.parse(terminal.stderr)).toMatchObject({
+    error: { reason: 'unknown_machine', field: 'machine_id' },
+    exitCode: 1,
+  });
+});
+
+test('--json prints one document with protobuf names and unset fields', async () => {
+  const terminal = await terminalFor({ machines: { getMachine: () => ({ machine: movedMachine() }) } });
+  expect(await terminal.run('machine', 'status', machineId, '--json')).toBe(0);
+  const { machine } = JSON.parse(terminal.stdout);
+  expect(machine).toMatchObject({
+    id: machineId,
+    state: 'MACHINE_STATE_STARTED',
+    privateIp: 'fdaa:0:1:2::3',
+    epoch: '2',
+    reason: '',
+  });
+  expect(machine.events[3].migration).toMatchObject({ migrated: true, downtime: { totalMs: '1234' } });
+});
+
+test('machine run sends the file with what the options say', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'cli-test-'));
+  const file = join(directory, 'machine.json');
+  writeFileSync(file, JSON.stringify({ image: '/bin/sleep', init: { cmd: ['60'] }, guest: { memory_mb: 64 } }));
+  let request: RunMachineRequest | undefined;
+  const terminal = await terminalFor({
+    machines: {
+      runMachine: (asked) => {
+        request = asked;
+        return { machine: movedMachine() };
+      },
+    },
+  });
+  try {
+    const code = await terminal.run('machine', 'run', file, '--app', 'shop', '--host', 'host-1', '--no-start');
+    expect([code, terminal.stderr]).toEqual([0, '']);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+  expect(request).toMatchObject({ app: 'shop', hostId: 'host-1', region: '', skipLaunch: true });
+  expect(request?.config).toMatchObject({ image: '/bin/sleep', init: { cmd: ['60'] }, guest: { memoryMb: 64 } });
+  expect(terminal.stdout).toContain(`Machine ${machineId} (ledger) is started on host-2.\n`);
+});
+
+test.each([
+  [MigrationState.MOVED, 0, 'Moved: '],
+  [MigrationState.MOVED_BACK, 1, 'Moved back: '],
+  [MigrationState.PARKED, 3, 'Parked: '],
+])('machine migrate follows to the end: state %i ends with %i', async (state, code, text) => {
+  let request: MigrateMachineRequest | undefined;
+  const terminal = await terminalFor({
+    migrations: {
+      migrateMachine: (asked) => {
+        request = asked;
+        return { migration: copyingMigration({ step: MigrationStep.PLAN, steps: [], progress: undefined }) };
+      },
+      async *watchMigration() {
+        yield { migration: copyingMigration() };
+        yield { migration: movedMigration({ state }) };
+      },
+    },
+  });
+  expect(await terminal.run('machine', 'migrate', machineId, '--to', 'host-2', '--start-deadline', '90s')).toBe(code);
+  expect(request).toMatchObject({ machineId, destination: 'host-2', overrideHosts: [] });
+  expect(durationToMs(request?.startDeadline)).toBe(90_000);
+  expect(terminal.stdout).toContain('[ 4/10] stop         1.100 s  stopped\n');
+  expect(terminal.stdout).toContain(text);
+});
+
+test('machine migrate --detach answers at once; --json watches print one document a line', async () => {
+  const terminal = await terminalFor({
+    migrations: {
+      migrateMachine: () => ({ migration: copyingMigration() }),
+      async *watchMigration() {
+        yield { migration: copyingMigration() };
+        yield { migration: movedMigration() };
+      },
+    },
+  });
+  expect(await terminal.run('machine', 'migrate', machineId, '--detach')).toBe(0);
+  expect(terminal.stdout).toContain(`follow it: ferry migration watch ${migrationId}\n`);
+  terminal.stdout = '';
+  expect(await terminal.run('migration', 'watch', migrationId, '--json')).toBe(0);
+  const states = terminal.stdout
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line).migration.state);
+  expect(states).toEqual(['MIGRATION_STATE_RUNNING', 'MIGRATION_STATE_MOVED']);
+});
+
+test('ctrl-C while watching says that the migration goes on, and how to follow or cancel it', async () => {
+  const terminal = await terminalFor({
+    migrations: {
+      async *watchMigration(_request, { signal }) {
+        yield { migration: copyingMigration() };
+        await new Promise((resolve) => signal.addEventListener('abort', resolve));
+      },
+    },
+  });
+  const watching = terminal.run('migration', 'watch', migrationId);
+  await terminal.until('copying');
+  terminal.ctrlC.abort();
+  expect(await watching).toBe(130);
+  expect(terminal.stderr).toContain('The migration goes on by itself.');
+  expect(terminal.stderr).toContain(`ferry migration watch ${migrationId}`);
+  expect(terminal.stderr).toContain(`ferry migration cancel ${migrationId}`);
+});
+
+test('a coordinator that restarts while watched is waited for', async () => {
+  const terminal = await terminalFor({
+    migrations: {
+      async *watchMigration(_request, { signal }) {
+        yield { migration: copyingMigration() };
+        await new Promise((resolve) => signal.addEventListener('abort', resolve));
+        throw signal.reason;
+      },
+    },
+  });
+  const watching = terminal.run('migration', 'watch', migrationId);
+  await terminal.until('copying');
+  await servers.pop()!.close();
+  await terminal.until('went away');
+  const port = Number(terminal.env.FERRY_COORDINATOR!.split(':')[1]);
+  const again = fakeCoordinator(
+    {
+      migrations: {
+        async *watchMigration() {
+          yield { migration: movedMigration() };
+        },
+      },
+    },
+    port,
+  );
+  servers.push(again);
+  await again.listen();
+  terminal.clock.advance(500);
+  expect(await watching).toBe(0);
+  expect(terminal.stdout.match(/\[ 4\/10\] stop/g)).toHaveLength(1);
+  expect(terminal.stdout).toContain('Moved: ');
+});
+
+test.each([
+  ['aborted', 0, 'Aborted: the Machine stays on host-1.'],
+  ['too late', 1, 'The source answers "too late": the migration goes on.'],
+])('migration cancel: %s ends with %i', async (outcome, code, text) => {
+  const terminal = await terminalFor({
+    migrations: { cancelMigration: () => ({ outcome, migration: copyingMigration() }) },
+  });
+  expect(await terminal.run('migration', 'cancel', migrationId)).toBe(code);
+  expect(terminal.stdout).toContain(text);
+});
+
+test('status, lists and explanations say when there is nothing', async () => {
+  const terminal = await terminalFor({
+    hosts: { listHosts: () => ({}) },
+    machines: { listMachines: () => ({}) },
+    migrations: { listMigrations: () => ({}) },
+    volumes: { listVolumes: () => ({}) },
+    locks: { listLocks: () => ({}), explainLock: () => ({ explanation: 'Nobody holds it.' }) },
+  });
+  expect(await terminal.run('status')).toBe(0);
+  for (const text of ['Machines: none', 'No hosts.', 'No migrations.', 'No network is locked.']) {
+    expect(terminal.stdout).toContain(text);
+  }
+  terminal.stdout = '';
+  expect(await terminal.run('status', '--json')).toBe(0);
+  expect(JSON.parse(terminal.stdout)).toMatchObject({ hosts: [], machines: [], migrations: [], locks: [] });
+  expect(await terminal.run('volume', 'list')).toBe(0);
+  expect(await terminal.run('lock', 'explain', 'default')).toBe(0);
+  expect(terminal.stdout).toContain('No volumes.\nNetwork: default\nLock: free\n\nNobody holds it.\n');
+});
+
+test.skipIf(!existsSync(oldNode) || majorOf(oldNode) >= 24)(
+  'an older Node at /usr/bin/node is refused in one sentence',
+  () => {
+    const entry = fileURLToPath(new URL('ferry.mjs', import.meta.url));
+    const { status, stderr } = spawnSync(oldNode, [entry, 'status'], { encoding: 'utf8' });
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/^ferry: needs Node 24 or newer, and this is Node \d[^\n]*\n$/);
+  },
+);
+
+function majorOf(node: string): number {
+  const { stdout } = spawnSync(node, ['-p', 'process.versions.node'], { encoding: 'utf8' });
+  return Number((stdout ?? '0').split('.')[0]);
+}

@@ -1,0 +1,109 @@
+import type { Command } from 'commander';
+import {
+  CreateVolumeResponseSchema,
+  DestroyVolumeResponseSchema,
+  ExportVolumeResponseSchema,
+  GetVolumeResponseSchema,
+  ListVolumesResponseSchema,
+  VolumeService,
+} from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import type { VolumeExport } from '../proto/gen/ferry/v1/volume_pb.ts';
+import { durationFromMs, parseDurationMs } from '../shared/duration.ts';
+import { FerryError } from '../shared/error.ts';
+import { checkId } from '../shared/ids.ts';
+import { type CommonOptions, Session, type Terminal, withCommonOptions } from './context.ts';
+import { jsonDocument } from './output/json.ts';
+import { formatTime, parseBytes } from './output/units.ts';
+import { renderVolume, renderVolumeList } from './output/volume.ts';
+import type { Outcome } from './program.ts';
+
+const createMsMax = 60_000;
+
+/** Registers `ferry volume ...`. */
+export function registerVolume(program: Command, terminal: Terminal, _outcome: Outcome): void {
+  const noun = program.command('volume').description('make, look at and export volumes');
+
+  withCommonOptions(noun.command('create <name>'))
+    .description('create an empty volume on a host')
+    .requiredOption('--size <size>', 'for example 10GiB; a bare number is GiB')
+    .requiredOption('--host <name>', 'host that holds it')
+    .addHelpText('after', '\nExample: ferry volume create data --size 10GiB --host host-1')
+    .action(async (name: string, options: CommonOptions & { size: string; host: string }) => {
+      const session = new Session(terminal, options);
+      const request = {
+        name: checkId('name', name, 'NAME'),
+        sizeBytes: parseBytes(options.size, '--size'),
+        hostId: checkId('name', options.host, '--host'),
+      };
+      const response = await session.call(
+        (call) => session.client(VolumeService).createVolume(request, call),
+        createMsMax,
+      );
+      if (session.json) terminal.out(jsonDocument(CreateVolumeResponseSchema, response));
+      else terminal.out(renderVolume(present(response.volume)));
+    });
+
+  withCommonOptions(noun.command('list'))
+    .description('volumes, one a line, copies kept after a move included')
+    .option('--host <name>', 'only those of this host')
+    .addHelpText('after', '\nExample: ferry volume list --host host-1')
+    .action(async (options: CommonOptions & { host?: string }) => {
+      const session = new Session(terminal, options);
+      const request = { hostId: options.host ?? '' };
+      const response = await session.call((call) => session.client(VolumeService).listVolumes(request, call));
+      if (session.json) terminal.out(jsonDocument(ListVolumesResponseSchema, response));
+      else terminal.out(renderVolumeList(response.volumes));
+    });
+
+  withCommonOptions(noun.command('show <id>'))
+    .description('one volume')
+    .addHelpText('after', '\nExample: ferry volume show vol_0123456789abcdef')
+    .action(async (id: string, options: CommonOptions) => {
+      const session = new Session(terminal, options);
+      const request = { volumeId: volumeId(id) };
+      const response = await session.call((call) => session.client(VolumeService).getVolume(request, call));
+      if (session.json) terminal.out(jsonDocument(GetVolumeResponseSchema, response));
+      else terminal.out(renderVolume(present(response.volume)));
+    });
+
+  withCommonOptions(noun.command('export <id>'))
+    .description('open a volume, read-only, for nbdinfo, nbdcopy and qemu-img')
+    .option('--ttl <time>', 'time until the export ends, at most 24h', '10m')
+    .addHelpText('after', '\nExample: ferry volume export vol_0123456789abcdef --ttl 1h')
+    .action(async (id: string, options: CommonOptions & { ttl: string }) => {
+      const session = new Session(terminal, options);
+      const request = { volumeId: volumeId(id), ttl: durationFromMs(parseDurationMs(options.ttl, '--ttl')) };
+      const response = await session.call((call) => session.client(VolumeService).exportVolume(request, call));
+      if (session.json) terminal.out(jsonDocument(ExportVolumeResponseSchema, response));
+      else tellExport(session, present(response.export));
+    });
+
+  withCommonOptions(noun.command('destroy <id>'))
+    .description('destroy a volume that belongs to no Machine')
+    .addHelpText('after', '\nExample: ferry volume destroy vol_0123456789abcdef')
+    .action(async (id: string, options: CommonOptions) => {
+      const session = new Session(terminal, options);
+      const request = { volumeId: volumeId(id) };
+      const response = await session.call((call) => session.client(VolumeService).destroyVolume(request, call));
+      if (session.json) terminal.out(jsonDocument(DestroyVolumeResponseSchema, response));
+      else session.line(`Volume ${id} is destroyed.`);
+    });
+}
+
+function tellExport(session: Session, { uri, expiresAt, tls }: VolumeExport): void {
+  session.line(uri);
+  session.line(
+    `  until ${formatTime(expiresAt)}${tls ? ', with TLS' : ''}; whoever knows this URI can read the volume`,
+  );
+  session.line(`  look:  nbdinfo --map '${uri}'`);
+  session.line(`  copy:  nbdcopy '${uri}' copy.img`);
+}
+
+function volumeId(text: string): string {
+  return checkId('volume', text, 'ID');
+}
+
+function present<T>(volume: T | undefined): T {
+  if (volume === undefined) throw new FerryError('internal', 'the coordinator answered without the volume');
+  return volume;
+}

@@ -1,0 +1,182 @@
+// npm run demo: a coordinator and two agents, a Machine that runs the ledger, a client that appends all the time, and one
+// command that moves the Machine meanwhile. Ends with 0 only if nothing was lost; leaves nothing running.
+import { spawn } from 'node:child_process';
+import { mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Cluster, freePort } from '../cli/cluster.ts';
+import { untilInterrupted } from '../cli/context.ts';
+import { loopsUnder, machineProcesses, mountsUnder } from '../cli/sweep.ts';
+import { LedgerClient, locateMachine, readAcknowledgements } from './ledger/client.ts';
+import { renderVerdict, verifyLedger } from './ledger/verify.ts';
+
+const cli = fileURLToPath(new URL('../cli/main.ts', import.meta.url));
+const ledger = fileURLToPath(new URL('ledger/ledger.ts', import.meta.url));
+const hosts = ['host-1', 'host-2'];
+const volumeGib = 1;
+const fillMib = 128;
+/** Entries appended before and after the move. */
+const entriesAround = 200;
+
+/** The Machine: Machines API field names. */
+function machineConfig(port: number): object {
+  return {
+    image: process.execPath,
+    init: { cmd: [ledger] },
+    env: { PORT: String(port), LEDGER_FILL_MIB: String(fillMib) },
+    guest: { cpu_kind: 'shared', cpus: 1, memory_mb: 512 },
+    mounts: [{ name: 'ledger', path: '/data', size_gb: volumeGib }],
+    services: [{ protocol: 'tcp', internal_port: port }],
+    checks: { ledger: { type: 'http', port, path: '/health', interval: '200ms', timeout: '1s', grace_period: '30s' } },
+    stop_config: { signal: 'SIGINT', timeout: '5s' },
+  };
+}
+
+/** The demo's world, with what must be undone at its end. */
+class Demo {
+  readonly #signal: AbortSignal;
+  readonly #startedMs = performance.now();
+  readonly #dataDir = realpathSync(mkdtempSync(join(tmpdir(), 'ferry-demo-')));
+  readonly #cluster: Cluster;
+  #machineId = '';
+
+  constructor(port: number, signal: AbortSignal) {
+    this.#signal = signal;
+    this.#cluster = new Cluster({
+      dataDir: this.#dataDir,
+      hosts,
+      port,
+      onDeath: (name, how) => this.#say(`${name} ended by itself (${how})`),
+    });
+  }
+
+  #say(text: string): void {
+    const seconds = ((performance.now() - this.#startedMs) / 1000).toFixed(1).padStart(5);
+    console.log(`${seconds} s  ${text}`);
+  }
+
+  /** Runs the real command; answers its output unless `show`, which prints it. Throws when it fails. */
+  async #ferry(args: readonly string[], show = false): Promise<string> {
+    if (show) console.log(`\n$ ferry ${args.join(' ')}`);
+    const child = spawn(process.execPath, [cli, ...args], {
+      stdio: ['ignore', show ? 'inherit' : 'pipe', 'inherit'],
+      env: { ...process.env, FERRY_COORDINATOR: this.#cluster.coordinator },
+      signal: this.#signal,
+    });
+    let output = '';
+    child.stdout?.on('data', (data) => {
+      output += data;
+    });
+    const how = await new Promise<string>((resolve, reject) => {
+      child.once('error', reject);
+      child.once('close', (code, signal) => resolve(signal ?? String(code)));
+    });
+    this.#signal.throwIfAborted();
+    if (how !== '0') throw new Error(`"ferry ${args.join(' ')}" ended with ${how}`);
+    return output;
+  }
+
+  /** The demo itself; answers whether nothing was lost. */
+  async run(): Promise<boolean> {
+    this.#say(`starting a coordinator and two agents, data in ${this.#dataDir}`);
+    await this.#cluster.start(this.#signal);
+    const port = await freePort();
+    const file = join(this.#dataDir, 'ledger.json');
+    writeFileSync(file, JSON.stringify(machineConfig(port), undefined, 2));
+    this.#say(`running the ledger as a Machine with a ${volumeGib} GiB volume, filled with ${fillMib} MiB`);
+    const ran = JSON.parse(
+      await this.#ferry(['machine', 'run', file, '--app', 'shop', '--name', 'ledger', '--host', 'host-1', '--json']),
+    );
+    this.#machineId = ran.machine.id;
+
+    const ackPath = join(this.#dataDir, 'acknowledged');
+    const locate = locateMachine(this.#cluster.coordinator, this.#machineId, port);
+    const stop = new AbortController();
+    const client = new LedgerClient({ locate, ackPath });
+    const load = client.run(AbortSignal.any([stop.signal, this.#signal]));
+    try {
+      await client.more(entriesAround, this.#signal);
+      this.#say(`a client appends: ${client.report.acknowledged} entries acknowledged; moving the Machine meanwhile`);
+      await this.#ferry(['machine', 'migrate', this.#machineId, '--to', 'host-2'], true);
+      await client.more(entriesAround, this.#signal);
+    } finally {
+      stop.abort();
+    }
+    const report = await load;
+
+    await this.#ferry(['machine', 'status', this.#machineId], true);
+    const moved = await this.#proof();
+    console.log('');
+    this.#say(`the client had no answer for ${Math.round(report.longestGapMs)} ms, from its last one to its next one`);
+    const verdict = await verifyLedger(await locate(), readAcknowledgements(ackPath));
+    this.#say(renderVerdict(verdict));
+    return moved && verdict.problems.length === 0 && verdict.lost === 0;
+  }
+
+  /** What the records must say: it moved, at the next epoch, with equal roots, and its event log knows. */
+  async #proof(): Promise<boolean> {
+    const { machine } = JSON.parse(await this.#ferry(['machine', 'status', this.#machineId, '--json']));
+    const { migrations } = JSON.parse(await this.#ferry(['migration', 'list', '--json']));
+    const [migration] = migrations;
+    const recorded = machine.events.some((event: { migration?: { migrated: boolean } }) => event.migration?.migrated);
+    const wrong = [
+      machine.hostId !== 'host-2' && `the Machine is on ${machine.hostId}`,
+      machine.state !== 'MACHINE_STATE_STARTED' && `the Machine is in ${machine.state}`,
+      !recorded && 'no event says migrated=true',
+      (migration.sourceRoot === '' || migration.sourceRoot !== migration.destinationRoot) && 'the roots are not equal',
+      migration.downtime === undefined && 'the downtime was not measured',
+    ].filter((problem) => problem !== false);
+    for (const problem of wrong) this.#say(`WRONG: ${problem}`);
+    return wrong.length === 0;
+  }
+
+  /** Takes everything down; answers what is left, which is nothing. */
+  async end(): Promise<string[]> {
+    const { pids } = this.#cluster;
+    if (pids.size > 0) {
+      await this.#cluster.endMachines('destroy').catch((error: Error) => {
+        if (!this.#signal.aborted) this.#say(`the Machines could not be ended in the ordinary way: ${error.message}`);
+      });
+    }
+    await this.#cluster.stop();
+    const left = [
+      ...[...pids].filter(([, pid]) => isAlive(pid)).map(([name]) => `the process of ${name}`),
+      ...(await machineProcesses(this.#dataDir, new Set([this.#machineId]))).map(
+        (pid) => `process ${pid} of a Machine`,
+      ),
+      ...(await mountsUnder(this.#dataDir)).map((path) => `the mount ${path}`),
+      ...(await loopsUnder(this.#dataDir)).map((device) => `the loop device ${device}`),
+    ];
+    rmSync(this.#dataDir, { recursive: true, force: true });
+    this.#say(left.length === 0 ? 'nothing is left running' : `LEFT BEHIND: ${left.join(', ')}`);
+    return left;
+  }
+
+  /** Kills the daemons at once. */
+  kill(): void {
+    this.#cluster.kill();
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    return pid > 0 && process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
+
+const interrupted = untilInterrupted();
+const demo = new Demo(await freePort(), interrupted);
+// A second ctrl-C ends this process at once; the daemons go with it.
+process.once('exit', () => demo.kill());
+let good = false;
+try {
+  good = await demo.run();
+} catch (error) {
+  if (interrupted.aborted) console.error('\ninterrupted: cleaning up');
+  else console.error(error instanceof Error ? error.message : error);
+}
+const left = await demo.end();
+process.exit(interrupted.aborted ? 130 : good && left.length === 0 ? 0 : 1);
