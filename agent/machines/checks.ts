@@ -36,6 +36,7 @@ export interface HealthChecksOptions {
 const HEALTHY_WITHOUT_CHECKS_MS = 5_000;
 /** Until it passes for the first time a check is repeated sooner: this delay is downtime. */
 const EAGER_INTERVAL_MS = 100;
+const EAGER_MS_MAX = 60_000;
 const OUTPUT_BYTES_MAX = 512;
 
 /** The health checks of one start of a Machine's program. */
@@ -86,8 +87,9 @@ export class HealthChecks {
       if (signal.aborted) return;
       this.#record(check, ok, output);
       hasPassed ||= ok;
-      const intervalMs = hasPassed ? check.intervalMs : Math.min(check.intervalMs, EAGER_INTERVAL_MS);
-      await this.#options.clock.sleep(intervalMs, signal);
+      const { clock, startedAtMs } = this.#options;
+      const eager = !hasPassed && clock.nowMs() < startedAtMs + EAGER_MS_MAX;
+      await clock.sleep(eager ? Math.min(check.intervalMs, EAGER_INTERVAL_MS) : check.intervalMs, signal);
     }
   }
 

@@ -1,3 +1,4 @@
+// Past 300 lines: one table of what may happen to a Machine, in one place.
 import type { Ending, Exit } from '../runtime/runtime.ts';
 
 /*

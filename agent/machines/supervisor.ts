@@ -1,3 +1,4 @@
+// Past 300 lines: the one writer, the loop that acts, and the orders in front of it belong together.
 import type { MachineConfig, MachineEvent } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { FerryError, toFerryError } from '../../shared/error.ts';
@@ -22,8 +23,6 @@ import {
   type StopTimes,
 } from './lifecycle.ts';
 import { stopProcess } from './stop.ts';
-
-// Longer than most: one writer, the loop that acts, and the orders in front of it belong together.
 
 /** Where a Machine's life is kept. */
 export interface MachineStore {

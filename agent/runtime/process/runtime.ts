@@ -1,3 +1,4 @@
+// Past 300 lines: the port's methods, and the one table (#judge) that says what records mean.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -111,7 +112,6 @@ export class ProcessRuntime implements Runtime {
 
   async adopt(machineId: string, instanceId: string): Promise<Settled> {
     const instance = this.#instance(machineId, instanceId);
-    if ((await instance.readIntent()) === undefined) return { kind: 'none' };
     return this.#settle(instance, async (trace) => {
       // From here on no shim that is still on its way can run the program.
       if (trace.kind === 'intended') await instance.fence();
@@ -122,15 +122,11 @@ export class ProcessRuntime implements Runtime {
   async waitExit(machineId: string, instanceId: string, signal: AbortSignal): Promise<Ending> {
     const instance = this.#instance(machineId, instanceId);
     const log = this.#log(machineId);
-    const status = await this.#settle(
-      instance,
-      async (trace) => {
-        await log.rotate();
-        const judged = await this.#judge(instance, trace);
-        return judged?.kind === 'running' ? undefined : judged;
-      },
-      signal,
-    );
+    const decide = async (trace: Trace): Promise<Settled | undefined> => {
+      const judged = await this.#judge(instance, trace);
+      return judged?.kind === 'running' ? undefined : judged;
+    };
+    const status = await this.#settle(instance, decide, { signal, onTick: () => log.rotate() });
     if (status.kind === 'exited' || status.kind === 'lost') return status;
     return { kind: 'lost', reason: 'there is no record of this start', began: true };
   }
@@ -224,19 +220,26 @@ export class ProcessRuntime implements Runtime {
       : status;
   }
 
-  /** Reads the records again at each change until `decide` answers. */
+  /** Reads the records again at each change until `decide` answers. `onTick` is called about once a second. */
   async #settle(
     instance: Instance,
     decide: (trace: Trace) => Promise<Settled | undefined>,
-    signal?: AbortSignal,
+    { signal, onTick }: { signal?: AbortSignal; onTick?: () => Promise<void> } = {},
   ): Promise<Settled> {
+    if ((await instance.readIntent()) === undefined) return { kind: 'none' };
     const watch = await DirectoryWatch.on(instance.directory);
     try {
       for (;;) {
         signal?.throwIfAborted();
-        const status = await decide(await instance.trace(this.#bootId));
+        const trace = await instance.trace(this.#bootId);
+        const status = await decide(trace);
         if (status !== undefined) return status;
-        await watch.next(CHECK_INTERVAL_MS, this.#clock, signal);
+        // As long as the program lives nothing else changes: one look at /proc a second is all that a Machine costs.
+        for (let quiet = true; quiet; ) {
+          await onTick?.();
+          const changed = await watch.next(CHECK_INTERVAL_MS, this.#clock, signal);
+          quiet = !changed && trace.kind === 'main' && (await isAlive(trace.main, this.#bootId));
+        }
       }
     } finally {
       watch.close();

@@ -25,8 +25,8 @@ export class DirectoryWatch {
     return new DirectoryWatch(directory);
   }
 
-  /** Resolves at the next change, or after `timeoutMs` at the latest. Rejects when `signal` aborts. */
-  async next(timeoutMs: number, clock: Sleeper, signal?: AbortSignal): Promise<void> {
+  /** Resolves at the next change (true), or after `timeoutMs` (false). Rejects when `signal` aborts. */
+  async next(timeoutMs: number, clock: Sleeper, signal?: AbortSignal): Promise<boolean> {
     signal?.throwIfAborted();
     if (!this.#changed) {
       const over = new AbortController();
@@ -43,7 +43,9 @@ export class DirectoryWatch {
         over.abort();
       }
     }
+    const changed = this.#changed;
     this.#changed = false;
+    return changed;
   }
 
   close(): void {
