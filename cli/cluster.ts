@@ -162,13 +162,14 @@ export class Cluster {
   async stop(): Promise<void> {
     this.#stopping = true;
     await Promise.all(this.#daemons.map((daemon) => this.#end(daemon)));
-    await sweepLeftovers(this.#options.dataDir, this.#machineIds);
+    sweepLeftovers(this.#options.dataDir, this.#machineIds);
   }
 
-  /** Kills the daemons at once. */
+  /** Kills the daemons and their Machines at once. */
   kill(): void {
     this.#stopping = true;
     for (const { child } of this.#daemons) child.kill('SIGKILL');
+    sweepLeftovers(this.#options.dataDir, this.#machineIds);
   }
 
   async #end({ child, exited }: Daemon): Promise<void> {

@@ -56,8 +56,11 @@ async function dev(options: DevOptions, terminal: Terminal): Promise<number> {
     port,
     onDeath: (name, how) => terminal.err(`ferry: ${name} ended (${how}); its log: ${join(dataDir, `${name}.log`)}\n`),
   });
-  // A second ctrl-C ends this process at once; the daemons go with it.
-  const killAll = () => cluster.kill();
+  // A second ctrl-C ends this process at once; the daemons and Machines go with it.
+  const killAll = () => {
+    cluster.kill();
+    if (!keep) rmSync(dataDir, { recursive: true, force: true });
+  };
   process.once('exit', killAll);
   let machineIds = before.machineIds;
   try {
@@ -68,7 +71,7 @@ async function dev(options: DevOptions, terminal: Terminal): Promise<number> {
   } catch (error) {
     if (!interrupted.aborted) throw error;
   } finally {
-    terminal.err('\nferry: stopping the Machines, then the daemons (ctrl-C again ends the daemons at once)\n');
+    terminal.err('\nferry: stopping the Machines, then the daemons (ctrl-C again kills them)\n');
     await cluster.endMachines(keep ? 'stop' : 'destroy').then(
       (ran) => {
         machineIds = ran;

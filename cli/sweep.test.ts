@@ -19,9 +19,9 @@ test("kills the processes of the given Machines and of the data directory, and n
   const untagged = await start({ FERRY_VOLUME_PATH: `${dataDir}/image` });
   try {
     const ids = new Set(['aaaaaaaaaaaaaa']);
-    expect(new Set(await machineProcesses(dataDir, ids))).toEqual(new Set([byId.pid, byPath.pid]));
+    expect(new Set(machineProcesses(dataDir, ids))).toEqual(new Set([byId.pid, byPath.pid]));
     const ended = Promise.all([once(byId, 'exit'), once(byPath, 'exit')]);
-    await sweepLeftovers(dataDir, ids);
+    sweepLeftovers(dataDir, ids);
     expect((await ended).map(([, signal]) => signal)).toEqual(['SIGKILL', 'SIGKILL']);
     expect([other.exitCode, other.signalCode, untagged.exitCode, untagged.signalCode]).toEqual([
       null,
@@ -29,8 +29,8 @@ test("kills the processes of the given Machines and of the data directory, and n
       null,
       null,
     ]);
-    expect(await mountsUnder(dataDir)).toEqual([]);
-    expect(await loopsUnder(dataDir)).toEqual([]);
+    expect(mountsUnder(dataDir)).toEqual([]);
+    expect(loopsUnder(dataDir)).toEqual([]);
   } finally {
     for (const child of [byId, byPath, other, untagged]) child.kill('SIGKILL');
     rmSync(dataDir, { recursive: true });

@@ -1,42 +1,42 @@
-import { execFile } from 'node:child_process';
-import { readdir, readFile } from 'node:fs/promises';
-import { promisify } from 'node:util';
-
-const run = promisify(execFile);
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
 /**
- * Ends what a cluster under `dataDir` could not end in the ordinary way, because a daemon had died: processes of its
- * Machines, mounts and loop devices of its volumes. Finds nothing after an ordinary end.
+ * Ends what a cluster under `dataDir` could not end in the ordinary way, because a daemon had died or there was no time:
+ * processes of its Machines, mounts and loop devices of its volumes. Finds nothing after an ordinary end. Synchronous, so
+ * that it also works while the process exits.
  */
-export async function sweepLeftovers(dataDir: string, machineIds: ReadonlySet<string>): Promise<void> {
-  for (const pid of await machineProcesses(dataDir, machineIds)) {
+export function sweepLeftovers(dataDir: string, machineIds: ReadonlySet<string>): void {
+  for (const pid of machineProcesses(dataDir, machineIds)) {
     try {
       process.kill(pid, 'SIGKILL');
     } catch {
       // It ended meanwhile.
     }
   }
-  for (const path of await mountsUnder(dataDir)) await run('umount', [path]).catch(() => undefined);
-  for (const device of await loopsUnder(dataDir)) await run('losetup', ['-d', device]).catch(() => undefined);
+  for (const path of mountsUnder(dataDir)) spawnSync('umount', [path]);
+  for (const device of loopsUnder(dataDir)) spawnSync('losetup', ['-d', device]);
 }
 
-/** Processes that carry a Machine's tag: of one of these Machines, or with a path under `dataDir` in their environment. */
-export async function machineProcesses(dataDir: string, machineIds: ReadonlySet<string>): Promise<number[]> {
+/** Processes with a Machine's tag: of one of these Machines, or that write or find their volume under `dataDir`. */
+export function machineProcesses(dataDir: string, machineIds: ReadonlySet<string>): number[] {
   const found: number[] = [];
-  for (const name of await readdir('/proc')) {
+  for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue;
-    const environment = await readFile(`/proc/${name}/environ`, 'latin1').catch(() => '');
+    const environment = attempt(() => readFileSync(`/proc/${name}/environ`, 'latin1'));
     const tag = environment.split('\0').find((entry) => entry.startsWith('FERRY_RUNTIME_TAG='));
     if (tag === undefined) continue;
-    if (environment.includes(`=${dataDir}/`) || machineIds.has(tag.split('.').at(-2) ?? '')) found.push(Number(name));
+    const machineId = tag.split('.').at(-2) ?? '';
+    const links = ['fd/1', 'fd/2', 'cwd'].map((link) => attempt(() => readlinkSync(`/proc/${name}/${link}`)));
+    const isOurs = environment.includes(`=${dataDir}/`) || links.some((path) => path.startsWith(`${dataDir}/`));
+    if (isOurs || machineIds.has(machineId)) found.push(Number(name));
   }
   return found;
 }
 
 /** Mount points under `dataDir`, the innermost first. */
-export async function mountsUnder(dataDir: string): Promise<string[]> {
-  const table = await readFile('/proc/self/mountinfo', 'utf8');
-  return table
+export function mountsUnder(dataDir: string): string[] {
+  return readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
     .map((line) => line.split(' ')[4] ?? '')
     .filter((path) => path.startsWith(`${dataDir}/`))
@@ -44,12 +44,21 @@ export async function mountsUnder(dataDir: string): Promise<string[]> {
 }
 
 /** Loop devices of files under `dataDir`. */
-export async function loopsUnder(dataDir: string): Promise<string[]> {
+export function loopsUnder(dataDir: string): string[] {
   const devices: string[] = [];
-  for (const name of await readdir('/sys/block').catch(() => [])) {
+  for (const name of readdirSync('/sys/block')) {
     if (!name.startsWith('loop')) continue;
-    const file = await readFile(`/sys/block/${name}/loop/backing_file`, 'utf8').catch(() => '');
+    const file = attempt(() => readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8'));
     if (file.startsWith(`${dataDir}/`)) devices.push(`/dev/${name}`);
   }
   return devices;
+}
+
+/** What `read` answers; "" where there is nothing, or nothing that we may see. */
+function attempt(read: () => string): string {
+  try {
+    return read();
+  } catch {
+    return '';
+  }
 }

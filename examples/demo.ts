@@ -142,20 +142,19 @@ class Demo {
     await this.#cluster.stop();
     const left = [
       ...[...pids].filter(([, pid]) => isAlive(pid)).map(([name]) => `the process of ${name}`),
-      ...(await machineProcesses(this.#dataDir, new Set([this.#machineId]))).map(
-        (pid) => `process ${pid} of a Machine`,
-      ),
-      ...(await mountsUnder(this.#dataDir)).map((path) => `the mount ${path}`),
-      ...(await loopsUnder(this.#dataDir)).map((device) => `the loop device ${device}`),
+      ...machineProcesses(this.#dataDir, new Set([this.#machineId])).map((pid) => `process ${pid} of a Machine`),
+      ...mountsUnder(this.#dataDir).map((path) => `the mount ${path}`),
+      ...loopsUnder(this.#dataDir).map((device) => `the loop device ${device}`),
     ];
     rmSync(this.#dataDir, { recursive: true, force: true });
     this.#say(left.length === 0 ? 'nothing is left running' : `LEFT BEHIND: ${left.join(', ')}`);
     return left;
   }
 
-  /** Kills the daemons at once. */
+  /** Kills everything at once. */
   kill(): void {
     this.#cluster.kill();
+    rmSync(this.#dataDir, { recursive: true, force: true });
   }
 }
 
@@ -169,8 +168,9 @@ function isAlive(pid: number): boolean {
 
 const interrupted = untilInterrupted();
 const demo = new Demo(await freePort(), interrupted);
-// A second ctrl-C ends this process at once; the daemons go with it.
-process.once('exit', () => demo.kill());
+// A second ctrl-C ends this process at once; everything goes with it.
+const kill = () => demo.kill();
+process.once('exit', kill);
 let good = false;
 try {
   good = await demo.run();
@@ -179,4 +179,5 @@ try {
   else console.error(error instanceof Error ? error.message : error);
 }
 const left = await demo.end();
+process.off('exit', kill);
 process.exit(interrupted.aborted ? 130 : good && left.length === 0 ? 0 : 1);
