@@ -42,7 +42,7 @@ interface MigrateOptions extends CommonOptions {
   readonly to?: string;
   readonly detach?: boolean;
   readonly startDeadline?: string;
-  readonly overrideHost?: string[];
+  readonly overrideHost: string[];
 }
 
 /** Registers `ferry machine ...`. */
@@ -141,8 +141,10 @@ export function registerMachine(program: Command, terminal: Terminal, outcome: O
     .option('--detach', 'answer as soon as the migration is claimed')
     .option('--start-deadline <time>', 'time to become healthy there before it is moved back', '60s')
     .option(
-      '--override-host <host...>',
-      'do not wait for the permit of these hosts, of which you know that they stop nothing',
+      '--override-host <host>',
+      'do not wait for the permit of this host, of which you know that it stops nothing (can be repeated)',
+      (host: string, hosts: string[]) => [...hosts, checkId('name', host, '--override-host')],
+      [],
     )
     .addHelpText('after', '\nExample: ferry machine migrate d8dd625fed5568 --to host-2')
     .action(async (id: string, options: MigrateOptions) => {
@@ -236,7 +238,7 @@ async function migrate(id: string, options: MigrateOptions, session: Session): P
     machineId: id,
     destination: options.to ?? '',
     startDeadline: durationFromMs(timeMs(options.startDeadline ?? '60s', '--start-deadline')),
-    overrideHosts: options.overrideHost ?? [],
+    overrideHosts: options.overrideHost,
   };
   const response = await session.call((call) => session.client(MigrationService).migrateMachine(request, call));
   const { migration } = response;

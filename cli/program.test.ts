@@ -99,7 +99,7 @@ test.each([
   [['status', '--coordinator', 'nowhere'], '--coordinator: is "nowhere"'],
   [['dev', '--hosts', '0'], '--hosts: is "0"; expected a whole number from 1 to 8'],
   [['agent', '--hots', 'x'], 'only these flags: --host'],
-  [['coordinator', '--lisen', 'x'], 'only these flags: --'],
+  [['coordinator', '--lisen', 'x'], 'expected --data-dir, --listen'],
 ])('wrong usage %j ends with 2 and says what is expected', async (argv, text) => {
   const terminal = new FakeTerminal();
   expect(await terminal.run(...argv)).toBe(2);
@@ -190,8 +190,18 @@ test.each([
       },
     },
   });
-  expect(await terminal.run('machine', 'migrate', machineId, '--to', 'host-2', '--start-deadline', '90s')).toBe(code);
-  expect(request).toMatchObject({ machineId, destination: 'host-2', overrideHosts: [] });
+  const options = [
+    '--to',
+    'host-2',
+    '--start-deadline',
+    '90s',
+    '--override-host',
+    'host-3',
+    '--override-host',
+    'host-4',
+  ];
+  expect(await terminal.run('machine', 'migrate', ...options, machineId)).toBe(code);
+  expect(request).toMatchObject({ machineId, destination: 'host-2', overrideHosts: ['host-3', 'host-4'] });
   expect(durationToMs(request?.startDeadline)).toBe(90_000);
   expect(terminal.stdout).toContain('[ 4/10] stop         1.100 s  stopped\n');
   expect(terminal.stdout).toContain(text);

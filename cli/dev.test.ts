@@ -1,0 +1,96 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { FakeTerminal } from './fake-coordinator.fixture.ts';
+import { machineProcesses, sweepLeftovers } from './sweep.ts';
+
+const entry = fileURLToPath(new URL('main.ts', import.meta.url));
+let directory: string;
+const children: ChildProcess[] = [];
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'dev-test-'));
+});
+
+afterEach(() => {
+  for (const child of children.splice(0)) child.kill('SIGKILL');
+  sweepLeftovers(directory, new Set());
+  rmSync(directory, { recursive: true, force: true });
+});
+
+/** `ferry dev` as a process of its own, once it says that it is ready. */
+class Dev {
+  readonly child: ChildProcess;
+  readonly ended: Promise<unknown[]>;
+  text = '';
+
+  constructor(...args: string[]) {
+    const env = { ...process.env, TMPDIR: directory };
+    this.child = spawn(process.execPath, [entry, 'dev', ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+    children.push(this.child);
+    this.ended = once(this.child, 'close');
+    for (const stream of [this.child.stdout!, this.child.stderr!]) {
+      stream.on('data', (data) => {
+        this.text += data;
+      });
+    }
+  }
+
+  async until(text: string): Promise<void> {
+    while (!this.text.includes(text)) {
+      if (this.child.exitCode !== null) throw new Error(`ferry dev ended before it said "${text}":\n${this.text}`);
+      await Promise.race([once(this.child.stdout!, 'data'), once(this.child.stderr!, 'data'), this.ended]);
+    }
+  }
+
+  /** A terminal that talks to this cluster. */
+  get terminal(): FakeTerminal {
+    const terminal = new FakeTerminal();
+    terminal.env.FERRY_COORDINATOR = /coordinator at (\S+)/.exec(this.text)?.[1];
+    return terminal;
+  }
+}
+
+async function runSleeper(dev: Dev): Promise<string> {
+  const file = join(directory, 'sleeper.json');
+  writeFileSync(file, JSON.stringify({ image: '/bin/sleep', init: { cmd: ['600'] } }));
+  const terminal = dev.terminal;
+  const code = await terminal.run('machine', 'run', file, '--app', 'shop', '--name', 'sleeper', '--json');
+  expect([code, terminal.stderr]).toEqual([0, '']);
+  return JSON.parse(terminal.stdout).machine.id;
+}
+
+test('ferry dev: hosts are there when it is ready; ctrl-C leaves no process and no file', async () => {
+  const dev = new Dev('--hosts', '2');
+  await dev.until('ctrl-C stops everything.');
+  const hosts = dev.terminal;
+  expect(await hosts.run('host', 'list')).toBe(0);
+  expect(hosts.stdout).toMatch(/host-1 +ok.*\nhost-2 +ok/);
+  const machineId = await runSleeper(dev);
+  expect(machineProcesses('/nowhere', new Set([machineId]))).not.toEqual([]);
+
+  dev.child.kill('SIGINT');
+  expect(await dev.ended).toEqual([0, null]);
+  expect(dev.text).toContain('nothing is left');
+  expect(machineProcesses('/nowhere', new Set([machineId]))).toEqual([]);
+  expect(readdirSync(directory).filter((name) => name.startsWith('ferry-dev-'))).toEqual([]);
+});
+
+test('ferry dev --data-dir: Machines that ran are started again the next time', async () => {
+  const dataDir = join(directory, 'data');
+  const first = new Dev('--hosts', '1', '--data-dir', dataDir);
+  await first.until('ctrl-C stops everything.');
+  const machineId = await runSleeper(first);
+  first.child.kill('SIGINT');
+  expect(await first.ended).toEqual([0, null]);
+  expect(machineProcesses(dataDir, new Set([machineId]))).toEqual([]);
+
+  const second = new Dev('--hosts', '1', '--data-dir', dataDir);
+  await second.until(`Machine ${machineId} runs again.`);
+  second.child.kill('SIGINT');
+  expect(await second.ended).toEqual([0, null]);
+});
