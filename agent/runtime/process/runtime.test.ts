@@ -118,12 +118,13 @@ describe('a program', () => {
     expect(await log()).toEqual(['ready', 'got SIGINT']);
   });
 
-  test('ended by a signal: its name is recorded', async () => {
+  test.each(['SIGINT', 'SIGTERM', 'SIGUSR1'] as const)('that does nothing about %s is ended by it', async (name) => {
     const started = spec(['sleep', '1000']);
     await runtime.start(started);
-    await runtime.signal(machineId, started.instanceId, 'SIGTERM');
+    await runtime.signal(machineId, started.instanceId, name);
     const ending = await runtime.waitExit(machineId, started.instanceId, forever);
-    expect(ending).toMatchObject({ kind: 'exited', exit: { exitCode: null, signal: 'SIGTERM' } });
+    expect(ending).toMatchObject({ kind: 'exited', exit: { exitCode: null, signal: name } });
+    expect(await log()).toEqual([]);
   });
 
   test('that ignores its signal is killed, and the kill is recorded', async () => {

@@ -16,6 +16,8 @@
 # sh reads all of it before an upgrade can replace this file.
 {
   set -fu
+  # The log is the program's: what sh says about its end stays out of it.
+  exec 3>&2 2>/dev/null
   ferry_dir=$1 ferry_program_path=$PATH PATH=$2 ferry_cgroups=$3 ferry_cwd=$4
   shift 4
   read -r ferry_boot </proc/sys/kernel/random/boot_id || exit 125
@@ -45,6 +47,7 @@
 
   # In the foreground: sh makes background programs ignore SIGINT, the default stop signal.
   (
+    exec 2>&3 3>&-
     IFS=:
     for ferry_procs in $ferry_cgroups; do
       echo 0 >"$ferry_procs" || ferry_refuse "cannot join cgroup $ferry_procs"
