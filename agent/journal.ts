@@ -11,7 +11,7 @@ import type { Placement } from './handover/boot.ts';
 import type { DestinationState } from './handover/destination.ts';
 import type { Permit } from './handover/permit.ts';
 import type { SourceState } from './handover/source.ts';
-import type { MachineRuntimeState } from './machines/record.ts';
+import type { Life } from './machines/lifecycle.ts';
 
 const schema = [
   `CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -28,6 +28,7 @@ const schema = [
      migration_id TEXT PRIMARY KEY, machine_id TEXT NOT NULL, role TEXT NOT NULL, state TEXT NOT NULL,
      detail TEXT NOT NULL, record BLOB, updated_at_ms INTEGER NOT NULL
    ) STRICT, WITHOUT ROWID;
+   CREATE TABLE offers (migration_id TEXT PRIMARY KEY, row TEXT NOT NULL) STRICT, WITHOUT ROWID;
    CREATE INDEX handovers_by_machine ON handovers (machine_id);
    CREATE TABLE permits (network TEXT PRIMARY KEY, holder TEXT, fence INTEGER NOT NULL) STRICT, WITHOUT ROWID;
    CREATE TABLE roster (host_id TEXT PRIMARY KEY, row TEXT NOT NULL) STRICT, WITHOUT ROWID`,
@@ -41,7 +42,7 @@ export interface MachineRow {
   readonly id: string;
   readonly placement: Placement;
   readonly record: MachineRecord;
-  readonly runtime: MachineRuntimeState;
+  readonly runtime: Life;
   /** Empty without a volume. */
   readonly volumeId: string;
   /** Number of the Machine within this host, for its addresses. */
@@ -53,8 +54,9 @@ export interface MachineRow {
 export interface VolumeRow {
   readonly id: string;
   readonly name: string;
+  /** Empty while it belongs to none. */
+  readonly machineId: string;
   readonly sizeBytes: number;
-  readonly filesystem: 'ext4' | 'raw';
   readonly createdAtMs: number;
   /** Set while a copy is kept after its Machine moved away. */
   readonly kept: { readonly migrationId: string; readonly root: string; readonly sinceMs: number } | null;
@@ -65,7 +67,15 @@ export interface HandoverDetail {
   /** The other agent: where it is, and its pinned key (base64); null before they paired. */
   readonly peer: { readonly hostId: string; readonly address: string; readonly publicKey: string | null };
   readonly network: string;
+  /** Whose permit covers this hand-over. */
+  readonly lockHolder: string;
   readonly volumeSizeBytes: number;
+  /** What the copy needs room for. */
+  readonly volumeAllocatedBytes: number;
+  /** Volume at the source; empty without one. */
+  readonly sourceVolumeId: string;
+  /** Time for the Machine to become healthy at the destination. */
+  readonly startDeadlineMs: number;
   readonly signalSentAtMs?: number;
   readonly stoppedAtMs?: number;
   readonly copiedAtMs?: number;
@@ -73,10 +83,18 @@ export interface HandoverDetail {
   readonly startedAtMs?: number;
   readonly healthyAtMs?: number;
   readonly tombstonedAtMs?: number;
-  /** Last order or question of a driver. */
-  readonly drivenAtMs: number;
+  /** Nothing is left to do for a declined copy. */
+  readonly freed?: boolean;
   /** "starting", "healthy", "unhealthy", "stopped", or "" before the start. */
   readonly health?: string;
+}
+
+/** A Machine described to a coordinator, for one destination that may pair for it. */
+export interface OfferRow {
+  readonly machineId: string;
+  readonly peer: { readonly hostId: string; readonly address: string };
+  readonly lockHolder: string;
+  readonly term: number;
 }
 
 /** One hand-over: at most one row a migration ID, never removed. */
@@ -239,6 +257,19 @@ export class Journal {
     );
   }
 
+  offer(migrationId: string): OfferRow | undefined {
+    const row = this.#db.get('SELECT row FROM offers WHERE migration_id = ?', migrationId);
+    return row === undefined ? undefined : (JSON.parse(String(row.row)) as OfferRow);
+  }
+
+  putOffer(migrationId: string, offer: OfferRow): void {
+    this.#db.run('INSERT OR REPLACE INTO offers VALUES (?, ?)', migrationId, JSON.stringify(offer));
+  }
+
+  removeOffer(migrationId: string): void {
+    this.#db.run('DELETE FROM offers WHERE migration_id = ?', migrationId);
+  }
+
   permit(network: string): Permit | null {
     const row = this.#db.get('SELECT * FROM permits WHERE network = ?', network);
     return row === undefined ? null : permitOf(row);
@@ -267,7 +298,7 @@ function machineOf(row: Row): MachineRow {
     id: String(row.id),
     placement: JSON.parse(String(row.placement)) as Placement,
     record: fromBinary(MachineRecordSchema, row.record as Uint8Array),
-    runtime: JSON.parse(String(row.runtime)) as MachineRuntimeState,
+    runtime: JSON.parse(String(row.runtime)) as Life,
     volumeId: String(row.volume_id),
     slot: Number(row.slot),
     updatedAtMs: Number(row.updated_at_ms),

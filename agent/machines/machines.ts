@@ -1,4 +1,5 @@
 // Past 300 lines because it is where orders, hand-over and boot rule meet for all Machines of one host.
+import { join } from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import {
@@ -21,12 +22,13 @@ import type { MovableMachines, MoveStop } from '../handover/machines.ts';
 import type { Seals } from '../handover/seals.ts';
 import type { Journal, MachineRow } from '../journal.ts';
 import type { ReadLogOptions, Runtime } from '../runtime/runtime.ts';
+import { imageName } from '../volumes/image.ts';
 import type { VolumeStore } from '../volumes/store.ts';
 import { type Addresses, privateIp } from './addresses.ts';
 import { readConfig } from './config.ts';
 import { type AttachedVolume, buildEnvironment } from './environment.ts';
 import { toMachineState } from './events.ts';
-import { newLife } from './lifecycle.ts';
+import { isAlive, newLife } from './lifecycle.ts';
 import { type MachineVolume, Supervisor } from './supervisor.ts';
 
 const gib = 1024 ** 3;
@@ -49,6 +51,7 @@ export interface NewMachine {
 export interface MachinesOptions {
   readonly host: string;
   readonly region: string;
+  readonly dataDir: string;
   readonly journal: Journal;
   readonly seals: Seals;
   readonly volumes: VolumeStore;
@@ -132,16 +135,14 @@ export class Machines implements MovableMachines {
         throw invalidArgument('config.mounts[0]', 'names no volume and no size', 'volume, or size_gb to create one');
       const sizeBytes = mount.sizeGb * gib;
       const volumeId = newVolumeId(random);
-      const { filesystem } = await volumes.create({ volumeId, sizeBytes, epoch: 1 });
+      await volumes.create({ volumeId, sizeBytes, epoch: 1 });
       mount.volume = volumeId;
-      const kind = filesystem.kind === 'ext4' ? 'ext4' : 'raw';
       journal.write(() =>
         journal.putVolume({
           id: volumeId,
           name: mount.name,
           machineId: '',
           sizeBytes,
-          filesystem: kind,
           createdAtMs: clock.nowMs(),
           kept: null,
         }),
@@ -338,6 +339,13 @@ export class Machines implements MovableMachines {
     return this.#row(machineId).runtime.desired === 'started';
   }
 
+  /** Whether a Machine of this host may write to this volume now. */
+  uses(volumeId: string): boolean {
+    const row = this.#options.journal.machines().find((machine) => machine.volumeId === volumeId);
+    if (row === undefined || row.placement.kind !== 'owner') return false;
+    return isAlive(row.runtime.status) || row.runtime.status.state === 'restarting';
+  }
+
   /** Memory promised to the Machines of this host, in MiB. */
   memoryUsedMb(): number {
     return this.list().reduce((total, machine) => total + (machine.config?.guest?.memoryMb ?? 0), 0);
@@ -391,7 +399,10 @@ export class Machines implements MovableMachines {
   }
 
   #openPaths(row: MachineRow): string[] {
-    return this.#options.volumes.openPaths(row.volumeId);
+    const { dataDir } = this.#options;
+    const epoch = row.placement.kind === 'none' ? 0 : row.placement.epoch;
+    const folder = join(dataDir, 'volumes', row.volumeId);
+    return [folder, join(folder, imageName({ state: 'owned', epoch })), join(dataDir, 'mnt', row.volumeId)];
   }
 
   async #forgetDestroyed(machineId: string): Promise<void> {

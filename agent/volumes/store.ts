@@ -139,14 +139,14 @@ export class VolumeStore {
     });
   }
 
-  /** Takes a received copy, or one relinquished at a lower epoch, as owned at `epoch`. Repeatable. */
+  /** Takes a received copy, or one relinquished or owned at a lower epoch, as owned at `epoch`. Repeatable. */
   async own(volumeId: string, epoch: number): Promise<VolumeInfo> {
     validEpoch(epoch);
     return this.#turn(volumeId, 'own the volume', async () => {
       const volume = await this.#require(volumeId);
       const isAllowed =
         volume.state === 'receiving' ||
-        (volume.state === 'owned' && volume.epoch === epoch) ||
+        (volume.state === 'owned' && volume.epoch <= epoch) ||
         (volume.state === 'relinquished' && volume.epoch < epoch);
       if (!isAllowed) throw wrongState(volume, `owned at epoch ${epoch}`);
       return this.#change(volume, { state: 'owned', epoch });

@@ -1,0 +1,368 @@
+// Past 300 lines because it is one noun: the hands of both sides, one method for each effect of the protocol.
+import { fromBinary, toBinary } from '@bufbuild/protobuf';
+import { type MachineEvent, MachineRecordSchema } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import type { CopyProgress } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import type { Clock } from '../../shared/clock.ts';
+import { FerryError, toFerryError } from '../../shared/error.ts';
+import type { Logger } from '../../shared/log.ts';
+import type { SigningKey } from '../../shared/signing.ts';
+import type { Exports } from '../exports.ts';
+import type { HandoverDetail, HandoverRow, Journal } from '../journal.ts';
+import type { VolumeStore } from '../volumes/store.ts';
+import type { Seal } from './boot.ts';
+import type { DestinationEffect } from './destination.ts';
+import { downtimeOf } from './downtime.ts';
+import type { DestinationRow, Effects, Handovers, SourceRow } from './handovers.ts';
+import type { MovableMachines } from './machines.ts';
+import type { Peers } from './peers.ts';
+import type { Seals } from './seals.ts';
+import { readStatement, signDecline, signSettlement, signTicket } from './signed.ts';
+import type { SourceEffect } from './source.ts';
+import { noVolumeRoot, type VolumeTransfer } from './transfer.ts';
+
+/** What the hands work with. */
+export interface EffectsOptions {
+  readonly handovers: Handovers;
+  readonly journal: Journal;
+  readonly seals: Seals;
+  readonly volumes: VolumeStore;
+  readonly machines: MovableMachines;
+  readonly exports: Exports;
+  /** Ends the connections of these tokens. */
+  readonly disconnect: (tokens: readonly string[]) => Promise<void>;
+  readonly peers: Peers;
+  readonly transfer: VolumeTransfer;
+  readonly key: SigningKey;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly signal: AbortSignal;
+  readonly startDeadlineMs: number;
+}
+
+/** Does what the transitions of both sides ask for. Everything here can be repeated after a crash at any point. */
+export class HandoverEffects implements Effects {
+  readonly #options: EffectsOptions;
+  /** The copies under way, so that a decline can end them. */
+  readonly #copies = new Map<string, AbortController>();
+  readonly #progress = new Map<string, CopyProgress>();
+
+  constructor(options: EffectsOptions) {
+    this.#options = options;
+  }
+
+  async mark(machineId: string, seal: Seal, volumeId: string | null): Promise<void> {
+    const { volumes, seals } = this.#options;
+    if (volumeId !== null && (await volumes.inspect(volumeId)) !== null) {
+      if (seal.state === 'owned') await volumes.own(volumeId, seal.epoch);
+      else await volumes.relinquish(volumeId, seal.epoch);
+    }
+    seals.mark(machineId, seal, volumeId);
+  }
+
+  async unmark(machineId: string, volumeId: string): Promise<void> {
+    this.#options.seals.unmark(machineId, volumeId);
+  }
+
+  async source(row: SourceRow, effect: SourceEffect): Promise<void> {
+    switch (effect.do) {
+      case 'mark':
+      case 'send-signal': // the signal goes in the same routine that observes what comes of it
+      case 'retire-volume': // the collector deletes kept volumes when their time is over
+        return;
+      case 'observe-gone':
+        return this.#stop(row);
+      case 'take-root':
+        return this.#takeRoot(row);
+      case 'deliver-ticket':
+        return this.#deliverTicket(row);
+      case 'read-retained-root':
+        return this.#readRetainedRoot(row);
+      case 'start-machine':
+        return this.#startAgain(row);
+    }
+  }
+
+  async destination(row: DestinationRow, effect: DestinationEffect): Promise<void> {
+    switch (effect.do) {
+      case 'mark':
+      case 'unmark':
+        return;
+      case 'start-machine':
+        return this.#startHere(row);
+      case 'deliver-settlement':
+        return this.#deliverSettlement(row);
+      case 'deliver-decline':
+        return this.#deliverDecline(row);
+      case 'free-volume':
+        return this.#free(row, effect.volumeId);
+    }
+  }
+
+  /** Copies the volume unless it is verified already. One copy at a time for a migration; the progress is `progress`. */
+  async copy(migrationId: string): Promise<void> {
+    const { handovers } = this.#options;
+    const row = handovers.row(migrationId);
+    if (row?.role !== 'destination' || row.state.step !== 'prepared' || this.#copies.has(migrationId)) return;
+    if (row.detail.volumeSizeBytes === 0) {
+      await handovers.destination(migrationId, { type: 'verified', root: noVolumeRoot });
+      return;
+    }
+    const controller = new AbortController();
+    this.#copies.set(migrationId, controller);
+    const signal = AbortSignal.any([controller.signal, this.#options.signal]);
+    this.#pull(row as DestinationRow, signal)
+      .catch((error) => {
+        if (!signal.aborted) handovers.setFailure(migrationId, toFerryError(error));
+      })
+      .finally(() => {
+        this.#copies.delete(migrationId);
+        handovers.changed(migrationId);
+      });
+  }
+
+  /** Whether a copy is under way. */
+  isCopying(migrationId: string): boolean {
+    return this.#copies.has(migrationId);
+  }
+
+  /** How far the copy is. */
+  progress(migrationId: string): CopyProgress | undefined {
+    return this.#progress.get(migrationId);
+  }
+
+  async #pull(row: DestinationRow, signal: AbortSignal): Promise<void> {
+    const { handovers, volumes, peers, transfer, clock } = this.#options;
+    const { migrationId, detail, state } = row;
+    const { volumeId } = state.subject;
+    const image = await volumes.inspect(volumeId);
+    if (image === null) throw new FerryError('io_error', `the copy ${volumeId} is not here any more`);
+    await handovers.destination(migrationId, { type: 'receive' });
+    const host = addressOf(detail.peer.address);
+    let phase = '';
+    const { root } = await transfer.pull({
+      host,
+      openExport: () => peers.openExport(detail.peer, migrationId, transfer.fingerprint),
+      imagePath: image.path,
+      statePath: volumes.statePath(volumeId, 'receiving.state'),
+      sizeBytes: detail.volumeSizeBytes,
+      signal,
+      onProgress: (progress) => {
+        this.#progress.set(migrationId, progress);
+        if (phase === 'copying' && progress.phase !== 'copying')
+          handovers.note(migrationId, { copiedAtMs: clock.nowMs() });
+        phase = progress.phase;
+      },
+    });
+    const verifiedAtMs = clock.nowMs();
+    const copiedAtMs = handovers.row(migrationId)?.detail.copiedAtMs ?? verifiedAtMs;
+    await handovers.destination(migrationId, { type: 'verified', root }, { detail: { copiedAtMs, verifiedAtMs } });
+  }
+
+  async #stop(row: SourceRow): Promise<void> {
+    const { handovers, machines, clock, signal } = this.#options;
+    const { migrationId, machineId } = row;
+    const now = this.#current(row);
+    if (now.state.step !== 'stopping') return;
+    await machines.hold(machineId, migrationId);
+    await machines.stop(
+      machineId,
+      {
+        signalSentAtMs: now.state.signalSentAtMs,
+        onSignalSent: async (atMs) => {
+          await handovers.source(migrationId, { type: 'signal-sent', atMs }, { detail: { signalSentAtMs: atMs } });
+        },
+      },
+      signal,
+    );
+    if (this.#current(row).state.step !== 'stopping') return;
+    await handovers.source(migrationId, { type: 'gone-observed' }, { detail: { stoppedAtMs: clock.nowMs() } });
+  }
+
+  async #takeRoot(row: SourceRow): Promise<void> {
+    const { handovers } = this.#options;
+    const { state } = this.#current(row);
+    if (state.step !== 'stopped' || state.root !== null) return;
+    const root = await this.#rootOf(row, false);
+    if (this.#current(row).state.step !== 'stopped') return;
+    await handovers.source(row.migrationId, { type: 'root-taken', root });
+  }
+
+  async #rootOf(row: SourceRow, direct: boolean): Promise<string> {
+    const { volumes, transfer, signal } = this.#options;
+    const volumeId = row.detail.sourceVolumeId;
+    if (volumeId === '') return noVolumeRoot;
+    const image = await volumes.inspect(volumeId);
+    if (image === null) throw new FerryError('io_error', `volume ${volumeId} is not here any more`);
+    return transfer.root(image.path, { direct, signal });
+  }
+
+  async #deliverTicket(row: SourceRow): Promise<void> {
+    const { handovers, peers, key, exports, disconnect, machines } = this.#options;
+    const { migrationId } = row;
+    const now = this.#current(row);
+    if (now.state.step !== 'relinquished') return;
+    await disconnect(exports.end(migrationId));
+    await machines.retire(row.machineId, now.state.ticket.destination);
+    const ticket = signTicket(key, now.state.ticket);
+    const there = await peers.deliver(now.detail.peer, migrationId, ticket, now.record ?? new Uint8Array());
+    if (there.statement === undefined)
+      throw new FerryError('not_yet', `${now.detail.peer.hostId} took the ticket without an answer`);
+    await this.believe(migrationId, there.statement);
+    handovers.setFailure(migrationId, null);
+  }
+
+  /** Takes a settlement or decline at the source, for its signature alone. */
+  async believe(migrationId: string, signed: Parameters<typeof readStatement>[0]): Promise<void> {
+    const { handovers } = this.#options;
+    const row = handovers.row(migrationId);
+    const statement = readStatement(signed, peerKey(row));
+    if (statement.kind === 'Settlement')
+      await handovers.source(migrationId, { type: 'settled', settlement: statement.received });
+    else if (statement.kind === 'Decline')
+      await handovers.source(migrationId, { type: 'declined', decline: statement.received });
+    else throw new FerryError('wrong_statement', 'a source takes settlements and declines, not tickets');
+  }
+
+  async #readRetainedRoot(row: SourceRow): Promise<void> {
+    const { handovers, journal, clock, log } = this.#options;
+    const { state } = this.#current(row);
+    if (state.step !== 'settled') return;
+    const root = await this.#rootOf(row, true);
+    const now = clock.nowMs();
+    const volume = journal.volume(row.detail.sourceVolumeId);
+    const next = await handovers.source(
+      row.migrationId,
+      { type: 'retained-root-read', root },
+      {
+        detail: { tombstonedAtMs: now },
+        also: () => {
+          if (volume === undefined) return;
+          journal.putVolume({ ...volume, kept: { migrationId: row.migrationId, root, sinceMs: now } });
+        },
+      },
+    );
+    if (next.state.step !== 'parked') return;
+    const text = `the kept volume's root is ${root}, the moved Machine has ${state.ticket.root}: bytes were lost or changed; both copies are kept`;
+    log.error({ migration: row.migrationId, machine: row.machineId, reason: 'root_mismatch' }, text);
+  }
+
+  /** The Machine comes back here after it was held. */
+  async #startAgain(row: SourceRow): Promise<void> {
+    const { handovers, machines, exports, disconnect, signal, startDeadlineMs } = this.#options;
+    const { migrationId, machineId } = row;
+    if (handovers.ownsNow(row)) {
+      await disconnect(exports.end(migrationId));
+      await handovers.running(`${migrationId} observe-gone`);
+      // A program that the signal may have reached is waited for first: adopting it would adopt a dying one.
+      const { signalSentAtMs, stoppedAtMs } = this.#current(row).detail;
+      if (signalSentAtMs !== undefined && stoppedAtMs === undefined && handovers.heldBy(machineId) === null) {
+        await machines.stop(machineId, { signalSentAtMs, onSignalSent: async () => {} }, signal);
+      }
+      await machines.resume(machineId);
+      await machines.untilUp(machineId, startDeadlineMs, signal);
+    }
+    await handovers.source(migrationId, { type: 'up' });
+  }
+
+  async #startHere(row: DestinationRow): Promise<void> {
+    const { handovers, machines, signal, clock } = this.#options;
+    const { migrationId, machineId } = row;
+    if (!handovers.ownsNow(row)) {
+      await handovers.destination(migrationId, { type: 'up' });
+      return;
+    }
+    if (row.detail.health === undefined) handovers.note(migrationId, { health: 'starting' });
+    await machines.resume(machineId);
+    try {
+      await machines.untilStarted(
+        machineId,
+        AbortSignal.any([signal, AbortSignal.timeout(row.detail.startDeadlineMs)]),
+      );
+      const startedAtMs = machines.startedAtMs(machineId);
+      if (startedAtMs !== null) handovers.note(migrationId, { startedAtMs });
+      const health = await machines.untilUp(machineId, row.detail.startDeadlineMs, signal);
+      const now = clock.nowMs();
+      const detail = health === 'healthy' ? { health, healthyAtMs: now } : { health };
+      await handovers.destination(
+        migrationId,
+        { type: 'up' },
+        { detail, also: () => this.#recordDowntime(row, detail) },
+      );
+    } catch (error) {
+      if (signal.aborted) return;
+      if (handovers.ownsNow(row)) handovers.note(migrationId, { health: 'unhealthy' });
+      throw error;
+    }
+  }
+
+  /** Completes the launch event with what the move cost. */
+  #recordDowntime(row: DestinationRow, last: Partial<HandoverDetail>): void {
+    const { journal } = this.#options;
+    const detail = { ...(this.#options.handovers.row(row.migrationId)?.detail ?? row.detail), ...last };
+    const downtime = downtimeOf(detail);
+    if (downtime === undefined) return;
+    const events = journal.events(row.machineId).map((event: MachineEvent) => {
+      if (event.migration?.migrationId === row.migrationId) event.migration.downtime = downtime;
+      return event;
+    });
+    journal.replaceEvents(row.machineId, events);
+  }
+
+  async #deliverSettlement(row: DestinationRow): Promise<void> {
+    const { handovers, peers, key } = this.#options;
+    const now = handovers.row(row.migrationId);
+    if (now?.role !== 'destination' || now.state.step !== 'owner' || now.state.settlementKnown) return;
+    await peers.deliver(now.detail.peer, row.migrationId, signSettlement(key, now.state.settlement));
+    await handovers.destination(row.migrationId, { type: 'settlement-known' });
+  }
+
+  async #deliverDecline(row: DestinationRow): Promise<void> {
+    const { peers, key, log, handovers } = this.#options;
+    if (row.state.step !== 'declined') return;
+    try {
+      await peers.deliver(row.detail.peer, row.migrationId, signDecline(key, row.state.decline));
+    } catch (error) {
+      // A courtesy: a source that waits for it asks with its ticket, and gets it as the answer.
+      log.info({ migration: row.migrationId, reason: toFerryError(error).reason }, 'the decline was not delivered');
+    }
+    if (!row.state.hadCopy) handovers.note(row.migrationId, { freed: true });
+  }
+
+  async #free(row: DestinationRow, volumeId: string): Promise<void> {
+    const { handovers, volumes, journal } = this.#options;
+    this.#copies.get(row.migrationId)?.abort();
+    await handovers.until(row.migrationId, () => !this.#copies.has(row.migrationId), 60_000, this.#options.signal);
+    if (row.detail.volumeSizeBytes > 0) await volumes.destroy(volumeId);
+    journal.write(() => journal.removeVolume(volumeId));
+    this.#progress.delete(row.migrationId);
+    handovers.note(row.migrationId, { freed: true });
+  }
+
+  #current(row: SourceRow): SourceRow {
+    return (this.#options.handovers.row(row.migrationId) as SourceRow | undefined) ?? row;
+  }
+}
+
+/** The pinned key of the other agent, or null. */
+export function peerKey(row: HandoverRow | undefined): Uint8Array | null {
+  const key = row?.detail.peer.publicKey;
+  return typeof key === 'string' ? Buffer.from(key, 'base64') : null;
+}
+
+function addressOf(hostAndPort: string): string {
+  return hostAndPort.slice(0, hostAndPort.lastIndexOf(':')).replace(/^\[|\]$/g, '');
+}
+
+/** Reads a travelling record. */
+export function readRecord(bytes: Uint8Array) {
+  try {
+    return fromBinary(MachineRecordSchema, bytes);
+  } catch (cause) {
+    throw new FerryError('invalid_argument', 'record: is not a Machine record', { field: 'record', cause });
+  }
+}
+
+/** The bytes that a ticket's digest is over. */
+export function writeRecord(record: Parameters<typeof toBinary<typeof MachineRecordSchema>>[1]): Uint8Array {
+  return toBinary(MachineRecordSchema, record);
+}

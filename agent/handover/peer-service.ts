@@ -1,0 +1,136 @@
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { PeerService } from '../../proto/gen/ferry/v1/handover_pb.ts';
+import { FerryError, invalidArgument, toFerryError } from '../../shared/error.ts';
+import { checkId } from '../../shared/ids.ts';
+import { verifySignature } from '../../shared/signing.ts';
+import type { VolumeStream } from '../volume-stream.ts';
+import { peerKey } from './effects.ts';
+import type { Orders, OrdersOptions } from './orders.ts';
+import { exportRequestBytes } from './peers.ts';
+
+const tokenMs = 10 * 60_000;
+const tokenConnectionsMax = 16;
+
+/** What other agents ask of this one. What arrives is believed for its signature alone. */
+export class PeerRoutes implements ServiceImpl<typeof PeerService> {
+  readonly #options: OrdersOptions & { readonly orders: Orders; readonly stream: VolumeStream };
+
+  constructor(options: OrdersOptions & { readonly orders: Orders; readonly stream: VolumeStream }) {
+    this.#options = options;
+  }
+
+  pair: ServiceImpl<typeof PeerService>['pair'] = async (request) => {
+    const { journal, handovers, host, key } = this.#options;
+    const migrationId = checkId('migration', request.migrationId, 'migration_id');
+    const volumeId = checkId('volume', request.volumeId, 'volume_id');
+    if (request.publicKey.length !== 32) {
+      throw invalidArgument('public_key', `has ${request.publicKey.length} bytes`, 'a raw Ed25519 key of 32 bytes');
+    }
+    const publicKey = Buffer.from(request.publicKey).toString('base64');
+    const row = handovers.row(migrationId);
+    if (row?.role === 'source' && row.state.step !== 'aborted') {
+      const same = row.detail.peer.publicKey === publicKey && row.detail.peer.hostId === request.hostId;
+      if (!same || row.state.offer.volumeId !== volumeId)
+        throw new FerryError('other_role', `migration ${migrationId} is paired already`);
+      return { hostId: host, publicKey: key.publicKey };
+    }
+    const offer = journal.offer(migrationId);
+    if (offer === undefined || row !== undefined) {
+      throw new FerryError('unknown_migration', `host ${host} offers nothing under ${migrationId}`);
+    }
+    if (offer.peer.hostId !== request.hostId) {
+      throw new FerryError(
+        'other_role',
+        `Machine ${offer.machineId} is offered to ${offer.peer.hostId}, not to ${request.hostId}`,
+      );
+    }
+    const machine = journal.machine(offer.machineId);
+    if (machine?.placement.kind !== 'owner')
+      throw new FerryError('not_owner', `host ${host} does not own Machine ${offer.machineId}`);
+    const volume = machine.volumeId === '' ? null : await this.#options.volumes.inspect(machine.volumeId);
+    const { network } = machine.record;
+    const epoch = machine.placement.epoch + 1;
+    const subject = {
+      migrationId,
+      machineId: offer.machineId,
+      epoch,
+      source: host,
+      destination: request.hostId,
+      volumeId,
+    };
+    await handovers.source(
+      migrationId,
+      { type: 'offer', term: offer.term, offer: { ...subject, network, lockHolder: offer.lockHolder } },
+      { also: () => journal.removeOffer(migrationId) },
+      {
+        machineId: offer.machineId,
+        detail: {
+          peer: { ...offer.peer, publicKey },
+          network,
+          lockHolder: offer.lockHolder,
+          volumeSizeBytes: volume?.sizeBytes ?? 0,
+          volumeAllocatedBytes: volume?.allocatedBytes ?? 0,
+          sourceVolumeId: machine.volumeId,
+          startDeadlineMs: this.#options.startDeadlineMs,
+        },
+      },
+    );
+    return { hostId: host, publicKey: key.publicKey };
+  };
+
+  openExport: ServiceImpl<typeof PeerService>['openExport'] = (request) => {
+    const { handovers, exports, clock, stream } = this.#options;
+    const migrationId = checkId('migration', request.migrationId, 'migration_id');
+    const row = handovers.row(migrationId);
+    const publicKey = peerKey(row);
+    if (row?.role !== 'source' || publicKey === null) {
+      throw new FerryError('unknown_migration', `nothing is offered under ${migrationId}`);
+    }
+    if (request.nonce.length < 16 || request.nonce.length > 64) {
+      throw invalidArgument('nonce', `has ${request.nonce.length} bytes`, '16 to 64 random bytes');
+    }
+    const asked = exportRequestBytes(migrationId, request.fingerprint, request.nonce);
+    verifySignature(publicKey, 'ferry.v1.OpenExport', asked, request.signature);
+    if (row.state.step !== 'stopped') {
+      throw new FerryError(
+        'not_yet',
+        `the hand-over is ${row.state.step}: its volume is read only while it is stopped`,
+      );
+    }
+    const expiresAtMs = clock.nowMs() + tokenMs;
+    const token = exports.grant({
+      purpose: migrationId,
+      volumeId: row.detail.sourceVolumeId,
+      audience: 'stream',
+      fingerprint: request.fingerprint === '' ? null : request.fingerprint,
+      connectionsMax: tokenConnectionsMax,
+      expiresAtMs,
+    });
+    return {
+      token,
+      port: stream.streamPort,
+      tls: stream.tls,
+      sizeBytes: BigInt(row.detail.volumeSizeBytes),
+      snapshot: migrationId,
+      expiresAt: timestampFromMs(expiresAtMs),
+      fingerprint: stream.fingerprint,
+    };
+  };
+
+  deliver: ServiceImpl<typeof PeerService>['deliver'] = async (request) => {
+    const { orders, effects, handovers } = this.#options;
+    const migrationId = checkId('migration', request.migrationId, 'migration_id');
+    const { statement } = request;
+    if (statement === undefined) throw invalidArgument('statement', 'is missing', 'a signed statement');
+    try {
+      if (statement.kind === 'Ticket') await orders.takeTicket(migrationId, statement, request.record);
+      else await effects.believe(migrationId, statement);
+    } catch (error) {
+      // The decline is the answer to a ticket that came too late.
+      const declined = handovers.row(migrationId)?.state.step === 'declined';
+      if (toFerryError(error).reason !== 'burnt' || !declined) throw error;
+    }
+    return { handover: orders.view(migrationId) };
+  };
+}

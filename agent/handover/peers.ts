@@ -1,0 +1,79 @@
+import { create } from '@bufbuild/protobuf';
+import {
+  type Handover,
+  OpenExportRequestSchema,
+  type OpenExportResponse,
+  PeerService,
+  type SignedStatement,
+} from '../../proto/gen/ferry/v1/handover_pb.ts';
+import { FerryError, toFerryError } from '../../shared/error.ts';
+import type { Random } from '../../shared/random.ts';
+import type { Client, ClientPool } from '../../shared/rpc/client.ts';
+import type { SigningKey } from '../../shared/signing.ts';
+import type { HandoverDetail, Journal } from '../journal.ts';
+
+const callMs = 5_000;
+
+/** What the destination signs to open an export: migration, certificate and nonce, apart by zero bytes. */
+export function exportRequestBytes(migrationId: string, fingerprint: string, nonce: Uint8Array): Uint8Array {
+  return Buffer.concat([Buffer.from(`${migrationId}\0${fingerprint}\0`), nonce]);
+}
+
+/** Calls to other agents. Each throws a FerryError: host_unreachable when the other does not answer. */
+export class Peers {
+  readonly #options: { host: string; pool: ClientPool; key: SigningKey; random: Random; journal: Journal };
+
+  constructor(options: { host: string; pool: ClientPool; key: SigningKey; random: Random; journal: Journal }) {
+    this.#options = options;
+  }
+
+  /** Shows our key and the prepared copy to the source; answers the source's key. */
+  async pair(peer: HandoverDetail['peer'], migrationId: string, volumeId: string): Promise<Uint8Array> {
+    const { host, key } = this.#options;
+    const request = { migrationId, hostId: host, publicKey: key.publicKey, volumeId };
+    const response = await this.#call(peer, (client) => client.pair(request, { timeoutMs: callMs }));
+    if (response.hostId !== peer.hostId) {
+      throw new FerryError('wrong_statement', `${peer.address} says that it is ${response.hostId}, not ${peer.hostId}`);
+    }
+    return response.publicKey;
+  }
+
+  /** Asks the source for a way to read the volume; `fingerprint` is our TLS certificate's, or "". */
+  openExport(peer: HandoverDetail['peer'], migrationId: string, fingerprint: string): Promise<OpenExportResponse> {
+    const { key, random } = this.#options;
+    const nonce = random.bytes(32);
+    const signature = key.sign('ferry.v1.OpenExport', exportRequestBytes(migrationId, fingerprint, nonce));
+    const request = create(OpenExportRequestSchema, { migrationId, nonce, signature, fingerprint });
+    return this.#call(peer, (client) => client.openExport(request, { timeoutMs: callMs }));
+  }
+
+  /** Hands a statement over; answers where the hand-over stands there, with the other side's statement if it has one. */
+  async deliver(
+    peer: HandoverDetail['peer'],
+    migrationId: string,
+    statement: SignedStatement,
+    record: Uint8Array = new Uint8Array(),
+  ): Promise<Handover> {
+    const response = await this.#call(peer, (client) =>
+      client.deliver({ migrationId, statement, record }, { timeoutMs: callMs }),
+    );
+    if (response.handover === undefined)
+      throw new FerryError('internal', `${peer.hostId} answered without a hand-over`);
+    return response.handover;
+  }
+
+  async #call<T>(peer: HandoverDetail['peer'], call: (client: Client<typeof PeerService>) => Promise<T>): Promise<T> {
+    // The roster knows where an agent is that came back on another port.
+    const address = this.#options.journal.roster().get(peer.hostId) ?? peer.address;
+    try {
+      return await call(this.#options.pool.client(PeerService, address));
+    } catch (error) {
+      const known = toFerryError(error);
+      if (known.reason !== 'unreachable' && known.reason !== 'deadline' && known.reason !== 'cancelled') throw known;
+      throw new FerryError('host_unreachable', `agent ${peer.hostId} at ${address} does not answer: ${known.message}`, {
+        facts: { host: peer.hostId },
+        cause: error,
+      });
+    }
+  }
+}

@@ -1,0 +1,66 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { type Handover, HandoverSchema, type SignedStatement } from '../../proto/gen/ferry/v1/handover_pb.ts';
+import type { CopyProgress } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import type { FerryError } from '../../shared/error.ts';
+import type { SigningKey } from '../../shared/signing.ts';
+import type { HandoverRow } from '../journal.ts';
+import { downtimeOf } from './downtime.ts';
+import type { Standing } from './permit.ts';
+import { signDecline, signSettlement, signTicket } from './signed.ts';
+
+/** What a view shows besides the row itself. */
+export interface ViewFacts {
+  readonly standing: Standing;
+  readonly failure: FerryError | null;
+  readonly progress: CopyProgress | undefined;
+  /** Epoch of the Machine at this agent; 0 where it never was. */
+  readonly epoch: number;
+}
+
+/** Where a hand-over stands here, as others see it. */
+export function viewOf(row: HandoverRow, key: SigningKey, facts: ViewFacts): Handover {
+  const { detail, state } = row;
+  const { signalSentAtMs, stoppedAtMs } = detail;
+  const downtime = downtimeOf(detail);
+  const statement = statementOf(row, key);
+  return create(HandoverSchema, {
+    migrationId: row.migrationId,
+    machineId: row.machineId,
+    role: row.role,
+    step: state.step,
+    term: BigInt(state.term),
+    epoch: BigInt(facts.epoch),
+    root: rootOf(row),
+    health: detail.health ?? '',
+    reason: facts.failure?.message ?? (state.step === 'aborted' || state.step === 'declined' ? state.reason : ''),
+    failure: facts.failure?.reason ?? '',
+    volumeId: row.role === 'source' ? detail.sourceVolumeId : row.state.subject.volumeId,
+    volumeSizeBytes: BigInt(detail.volumeSizeBytes),
+    network: detail.network,
+    standing: facts.standing,
+    ...(statement === undefined ? {} : { statement }),
+    ...(row.record === null ? {} : { record: row.record }),
+    ...(facts.progress === undefined ? {} : { progress: facts.progress }),
+    ...(downtime === undefined ? {} : { downtime }),
+    ...(signalSentAtMs === undefined ? {} : { signalSentAt: timestampFromMs(signalSentAtMs) }),
+    ...(stoppedAtMs === undefined ? {} : { stoppedAt: timestampFromMs(stoppedAtMs) }),
+  });
+}
+
+/** The answer about a migration that this agent never heard of. */
+export function unknownView(migrationId: string): Handover {
+  return create(HandoverSchema, { migrationId, role: 'unknown', standing: 'over' });
+}
+
+function statementOf(row: HandoverRow, key: SigningKey): SignedStatement | undefined {
+  if (row.role === 'source') return 'ticket' in row.state ? signTicket(key, row.state.ticket) : undefined;
+  if (row.state.step === 'owner') return signSettlement(key, row.state.settlement);
+  return row.state.step === 'declined' ? signDecline(key, row.state.decline) : undefined;
+}
+
+function rootOf(row: HandoverRow): string {
+  const { state } = row;
+  if ('ticket' in state) return state.ticket.root;
+  return 'root' in state ? (state.root ?? '') : '';
+}

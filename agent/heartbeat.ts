@@ -1,0 +1,95 @@
+import { create } from '@bufbuild/protobuf';
+import { HostService } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import {
+  type HeartbeatRequest,
+  HeartbeatRequestSchema,
+  type HeartbeatResponse,
+} from '../proto/gen/ferry/v1/host_pb.ts';
+import type { Clock } from '../shared/clock.ts';
+import { toFerryError } from '../shared/error.ts';
+import type { Logger } from '../shared/log.ts';
+import type { ClientPool } from '../shared/rpc/client.ts';
+import type { Journal } from './journal.ts';
+
+const callMs = 2_000;
+const retryMs = 1_000;
+const intervalMaxMs = 60_000;
+
+/** What a heartbeat works with. */
+export interface HeartbeatOptions {
+  readonly coordinators: readonly string[];
+  readonly pool: ClientPool;
+  readonly journal: Journal;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** The report as of now, without what the journal knows. */
+  readonly report: () => Promise<Omit<HeartbeatRequest, '$typeName' | 'journalCounter' | 'journalId' | 'hostNumber'>>;
+  /** The coordinator remembers a newer journal. */
+  readonly onWentBack: () => void;
+}
+
+/** Reports to the first coordinator that answers, and remembers what it says. */
+export class Heartbeat {
+  readonly #options: HeartbeatOptions;
+  #next = 0;
+  #wake = new AbortController();
+
+  constructor(options: HeartbeatOptions) {
+    this.#options = options;
+  }
+
+  /** One report; null when no coordinator answers. */
+  async beat(): Promise<HeartbeatResponse | null> {
+    const { coordinators, pool, journal, report, log, onWentBack } = this.#options;
+    const request = create(HeartbeatRequestSchema, {
+      ...(await report()),
+      journalCounter: BigInt(journal.counter),
+      journalId: journal.id,
+      hostNumber: Number(journal.meta('host_number') ?? 0),
+    });
+    for (let tries = 0; tries < coordinators.length; tries += 1) {
+      const address = coordinators[this.#next % coordinators.length]!;
+      try {
+        const response = await pool.client(HostService, address).heartbeat(request, { timeoutMs: callMs });
+        if (response.journalWentBack) onWentBack();
+        else this.#remember(response);
+        return response;
+      } catch (error) {
+        const known = toFerryError(error);
+        log.debug({ coordinator: address, reason: known.reason }, `heartbeat: ${known.message}`);
+        this.#next += 1;
+      }
+    }
+    return null;
+  }
+
+  /** Reports until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      const response = await this.beat().catch((error) => {
+        this.#options.log.warn({ err: error }, 'heartbeat');
+        return null;
+      });
+      const pauseMs = response === null ? retryMs : Math.min(intervalMaxMs, response.intervalMs || retryMs);
+      this.#wake = new AbortController();
+      await this.#options.clock.sleep(pauseMs, AbortSignal.any([signal, this.#wake.signal])).catch(() => {});
+    }
+  }
+
+  /** Something changed: report now. */
+  soon(): void {
+    this.#wake.abort();
+  }
+
+  #remember(response: HeartbeatResponse): void {
+    const { journal } = this.#options;
+    const known = journal.roster();
+    const fresh = response.roster.filter((host) => known.get(host.id) !== host.address);
+    const numbered = Number(journal.meta('host_number') ?? 0) === response.hostNumber;
+    if (numbered && fresh.length === 0) return;
+    journal.write(() => {
+      if (!numbered) journal.setMeta('host_number', String(response.hostNumber));
+      for (const host of fresh) journal.putRoster(host.id, host.address);
+    });
+  }
+}

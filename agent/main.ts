@@ -1,0 +1,212 @@
+import * as files from 'node:fs/promises';
+import { cpus, totalmem } from 'node:os';
+import { join } from 'node:path';
+import { create } from '@bufbuild/protobuf';
+import { AgentService } from '../proto/gen/ferry/v1/agent_pb.ts';
+import { HandoverService, PeerService } from '../proto/gen/ferry/v1/handover_pb.ts';
+import { type Host, HostCapacitySchema, HostSchema } from '../proto/gen/ferry/v1/host_pb.ts';
+import { HostStatus } from '../proto/gen/ferry/v1/machine_pb.ts';
+import { systemClock } from '../shared/clock.ts';
+import { ulid } from '../shared/ids.ts';
+import { createLog } from '../shared/log.ts';
+import { systemRandom } from '../shared/random.ts';
+import { ClientPool } from '../shared/rpc/client.ts';
+import { RpcServer } from '../shared/rpc/server.ts';
+import { version } from '../shared/version.ts';
+import type { AgentConfig } from './config.ts';
+import { Exports } from './exports.ts';
+import { HandoverEffects } from './handover/effects.ts';
+import { Handovers } from './handover/handovers.ts';
+import { Orders } from './handover/orders.ts';
+import { PeerRoutes } from './handover/peer-service.ts';
+import { Peers } from './handover/peers.ts';
+import { Seals } from './handover/seals.ts';
+import { Heartbeat } from './heartbeat.ts';
+import { keepHouse } from './housekeeping.ts';
+import { Journal } from './journal.ts';
+import { openKey } from './key.ts';
+import { Addresses } from './machines/addresses.ts';
+import { Machines } from './machines/machines.ts';
+import { ProcessRuntime } from './runtime/process/runtime.ts';
+import { AgentRoutes } from './service.ts';
+import { FileExport } from './transfer/file-export.ts';
+import { VolumeStream } from './volume-stream.ts';
+import { probeCapabilities } from './volumes/capabilities.ts';
+import { commandRunner } from './volumes/command.ts';
+import { VolumeStore } from './volumes/store.ts';
+
+const commandMs = 60_000;
+const clock = systemClock;
+const random = systemRandom;
+
+/** Runs the agent of one host until the signal aborts; its Machines run on. Throws FerryErrors for what is wrong. */
+export async function runAgent(config: AgentConfig, signal: AbortSignal): Promise<void> {
+  const log = createLog('agent', config.logLevel).child({ host: config.hostId });
+  const { dataDir, hostId: host } = config;
+  await files.mkdir(dataDir, { recursive: true, mode: 0o700 });
+  const journal = new Journal(join(dataDir, 'journal.db'), () => ulid(clock.nowMs(), random));
+  const stopping = new AbortController();
+  const over = AbortSignal.any([signal, stopping.signal]);
+  try {
+    const parts = await build(config, journal, log, over);
+    const { handovers, machines, stream, server, heartbeat, volumes } = parts;
+    await stream.listen(config.streamListen, config.nbdListen);
+    const address = await server.listen();
+    parts.address.value = address;
+    await handovers.recover();
+    // The coordinator may know that this journal went back; without a coordinator the markers alone decide.
+    await heartbeat.beat();
+    await machines.boot();
+    const work = [heartbeat.run(over), keepHouse({ journal, handovers, volumes, clock, log, ...config }, over)];
+    log.info({ address, stream: stream.streamPort, nbd: stream.toolsPort, capabilities: parts.capabilities }, 'ready');
+    process.stdout.write(`agent ${host} ready on ${address}\n`);
+    await new Promise<void>((resolve) => over.addEventListener('abort', () => resolve(), { once: true }));
+    log.info('going down; the Machines run on');
+    await server.close();
+    await Promise.allSettled(work);
+    await handovers.stopped();
+    await machines.close();
+    await stream.close();
+  } finally {
+    stopping.abort();
+    journal.close();
+  }
+}
+
+async function build(config: AgentConfig, journal: Journal, log: ReturnType<typeof createLog>, signal: AbortSignal) {
+  const { dataDir, hostId: host, region } = config;
+  const isRoot = process.getuid?.() === 0;
+  const owner = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 };
+  const run = commandRunner({ searchPath: process.env.PATH ?? '' });
+  const tools = { files, run, sleep: (ms: number) => clock.sleep(ms), agentPid: process.pid, timeoutMs: commandMs };
+  const capabilities = await probeCapabilities(dataDir, tools);
+  for (const [name, reason] of Object.entries(capabilities.reasons))
+    log.info({ capability: name }, `not here: ${reason}`);
+  const volumes = new VolumeStore({ dir: dataDir, ...tools, capabilities, owner });
+  await volumes.open();
+  const seals = new Seals(join(dataDir, 'seals'));
+  const key = openKey(join(dataDir, 'key.pem'));
+  const runtime = await ProcessRuntime.open({
+    directory: join(dataDir, 'machines'),
+    clock,
+    path: process.env.PATH ?? '',
+  });
+  const addresses = await Addresses.probe(run, isRoot);
+  const pool = new ClientPool();
+  const openVolume = async (volumeId: string) => {
+    const image = await volumes.inspect(volumeId);
+    if (image === null) throw new Error(`volume ${volumeId} is not here any more`);
+    return FileExport.open(image.path);
+  };
+  const exports = new Exports({ clock, random, openVolume });
+  const stream = new VolumeStream({ exports, clock, tls: config.tls });
+  const handovers = new Handovers({ host, journal, seals, clock, log, signal });
+  const machines = new Machines({
+    host,
+    region,
+    dataDir,
+    journal,
+    seals,
+    volumes,
+    runtime,
+    addresses,
+    clock,
+    random,
+    log,
+    heldBy: (machineId) => handovers.heldBy(machineId),
+    journalWentBack: () => handovers.journalWentBack,
+    reservedBytes: () => handovers.reservedBytes(),
+  });
+  const peers = new Peers({ host, pool, key, random, journal });
+  const hands = {
+    handovers,
+    journal,
+    seals,
+    volumes,
+    machines,
+    exports,
+    disconnect: (tokens: readonly string[]) => stream.disconnect(tokens),
+    peers,
+    transfer: stream,
+    key,
+    clock,
+    log,
+    signal,
+    startDeadlineMs: config.startDeadlineMs,
+  };
+  const effects = new HandoverEffects(hands);
+  handovers.connect(effects);
+  const orders = new Orders({ ...hands, host, effects, random });
+  const peerRoutes = new PeerRoutes({ ...hands, host, effects, random, orders, stream });
+  const address = { value: '' };
+  const describeHost = async (): Promise<Host> =>
+    create(HostSchema, {
+      id: host,
+      number: Number(journal.meta('host_number') ?? 0),
+      region,
+      address: address.value,
+      status: HostStatus.OK,
+      cordoned: journal.meta('cordoned') === '1',
+      agentVersion: version,
+      capacity: create(HostCapacitySchema, {
+        cpus: cpus().length,
+        memoryMb: BigInt(Math.floor(totalmem() / 1024 ** 2)),
+        memoryUsedMb: BigInt(machines.memoryUsedMb()),
+        volumeFreeBytes: BigInt(Math.max(0, (await volumes.freeBytes()) - handovers.reservedBytes())),
+      }),
+      machineCount: machines.list().length,
+      reason: handovers.journalWentBack ? 'the journal went back to an older copy: nothing is started here' : '',
+      capabilities: (['mount', 'reflink', 'fiemap', 'mkfs', 'punch'] as const).filter((name) => capabilities[name]),
+    });
+  const heartbeat = new Heartbeat({
+    coordinators: config.coordinators,
+    pool,
+    journal,
+    clock,
+    log,
+    report: async () => {
+      const { capacity, capabilities: can, cordoned, agentVersion } = await describeHost();
+      const placements = machines.list().map((machine) => ({ $typeName: 'ferry.v1.PlacementRow' as const, machine }));
+      return {
+        hostId: host,
+        region,
+        address: address.value,
+        agentVersion,
+        capabilities: can,
+        cordoned,
+        placements,
+        ...(capacity === undefined ? {} : { capacity }),
+      };
+    },
+    onWentBack: () => {
+      if (!handovers.journalWentBack)
+        log.error('the coordinator remembers a newer journal: nothing is started or signed here');
+      handovers.journalWentBack = true;
+    },
+  });
+  const routes = new AgentRoutes({
+    host,
+    nbdHost: config.nbdListen.host,
+    journal,
+    machines,
+    volumes,
+    files,
+    exports,
+    stream,
+    clock,
+    retentionMs: config.retentionMs,
+    describeHost,
+    changed: () => heartbeat.soon(),
+  });
+  const server = new RpcServer({
+    host: config.listen.host,
+    port: config.listen.port,
+    log,
+    routes: (router) => {
+      router.service(AgentService, routes);
+      router.service(HandoverService, orders);
+      router.service(PeerService, peerRoutes);
+    },
+  });
+  return { volumes, handovers, machines, stream, heartbeat, server, address, capabilities };
+}

@@ -1,0 +1,245 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { AgentService } from '../proto/gen/ferry/v1/agent_pb.ts';
+import type { Host } from '../proto/gen/ferry/v1/host_pb.ts';
+import { type Volume, VolumeSchema, VolumeState } from '../proto/gen/ferry/v1/volume_pb.ts';
+import type { Clock } from '../shared/clock.ts';
+import { durationToMs } from '../shared/duration.ts';
+import { FerryError, invalidArgument } from '../shared/error.ts';
+import { checkId } from '../shared/ids.ts';
+import type { Exports } from './exports.ts';
+import type { Journal, VolumeRow } from './journal.ts';
+import { readStopSignal, readStopTimeoutMs } from './machines/config.ts';
+import type { Machines } from './machines/machines.ts';
+import type { VolumeStream } from './volume-stream.ts';
+import { ferryErrorOf } from './volumes/ferry-error.ts';
+import type { Files } from './volumes/files.ts';
+import { readFilesystem } from './volumes/filesystem.ts';
+import type { VolumeInfo } from './volumes/info.ts';
+import type { VolumeStore } from './volumes/store.ts';
+
+const waitMaxMs = 330_000;
+const logLinesMax = 10_000;
+const exportMs = 10 * 60_000;
+const exportMsMax = 24 * 3_600_000;
+const exportConnectionsMax = 64;
+
+/** What the service works with. */
+export interface AgentServiceOptions {
+  readonly host: string;
+  readonly nbdHost: string;
+  readonly journal: Journal;
+  readonly machines: Machines;
+  readonly volumes: VolumeStore;
+  readonly files: Files;
+  readonly exports: Exports;
+  readonly stream: VolumeStream;
+  readonly clock: Clock;
+  readonly retentionMs: number;
+  readonly describeHost: () => Promise<Host>;
+  /** Something changed that the coordinator should hear of. */
+  readonly changed: () => void;
+}
+
+const actions = ['start', 'stop', 'restart', 'destroy'] as const;
+
+/** Machines and volumes of this host, for a coordinator. */
+export class AgentRoutes implements ServiceImpl<typeof AgentService> {
+  readonly #options: AgentServiceOptions;
+
+  constructor(options: AgentServiceOptions) {
+    this.#options = options;
+  }
+
+  createMachine: ServiceImpl<typeof AgentService>['createMachine'] = async (request) => {
+    const { machines, changed } = this.#options;
+    const { name, app, network, networkNumber, config } = request;
+    if (config === undefined) throw invalidArgument('config', 'is missing', 'a Machine config');
+    if (networkNumber === 0) throw invalidArgument('network_number', 'is 0', 'the number of the network');
+    const machine = await machines
+      .create({
+        machineId: checkId('machine', request.machineId, 'machine_id'),
+        name,
+        app: checkId('name', app, 'app'),
+        network: checkId('name', network, 'network'),
+        networkNumber,
+        config,
+        start: !request.skipLaunch,
+      })
+      .catch((error) => Promise.reject(ferryErrorOf(error)));
+    changed();
+    return { machine };
+  };
+
+  agentGetMachine: ServiceImpl<typeof AgentService>['agentGetMachine'] = (request) => ({
+    machine: this.#options.machines.get(checkId('machine', request.machineId, 'machine_id')),
+  });
+
+  agentListMachines: ServiceImpl<typeof AgentService>['agentListMachines'] = () => ({
+    machines: this.#options.machines.list(),
+  });
+
+  agentSetMachine: ServiceImpl<typeof AgentService>['agentSetMachine'] = async (request, context) => {
+    const { machines, changed } = this.#options;
+    const machineId = checkId('machine', request.machineId, 'machine_id');
+    const action = actions.find((known) => known === request.action);
+    if (action === undefined) {
+      throw invalidArgument('action', `is ${JSON.stringify(request.action)}`, `one of ${actions.join(', ')}`);
+    }
+    const timeoutMs = durationToMs(request.timeout);
+    const note = await machines.order(machineId, action, {
+      force: request.force,
+      ...(request.signal === '' ? {} : { signal: readStopSignal(request.signal, 'signal') }),
+      ...(timeoutMs === undefined ? {} : { timeoutMs: readStopTimeoutMs(timeoutMs, 'timeout') }),
+    });
+    const waitMs = Math.min(waitMaxMs, durationToMs(request.wait) ?? 0);
+    if (waitMs > 0) await machines.settled(machineId, AbortSignal.any([AbortSignal.timeout(waitMs), context.signal]));
+    changed();
+    return { machine: machines.get(machineId), note };
+  };
+
+  async *agentMachineLogs(
+    ...[request, context]: Parameters<ServiceImpl<typeof AgentService>['agentMachineLogs']>
+  ): AsyncIterable<{ line: string }> {
+    const machineId = checkId('machine', request.machineId, 'machine_id');
+    const { tailLines, follow } = request;
+    if (tailLines > logLinesMax) throw invalidArgument('tail_lines', `is ${tailLines}`, `at most ${logLinesMax}`);
+    const options = { tailLines: tailLines || 100, follow, signal: context.signal };
+    for await (const line of this.#options.machines.logs(machineId, options)) yield { line };
+  }
+
+  agentCreateVolume: ServiceImpl<typeof AgentService>['agentCreateVolume'] = async (request) => {
+    const { volumes, journal, clock } = this.#options;
+    const volumeId = checkId('volume', request.volumeId, 'volume_id');
+    const sizeBytes = Number(request.sizeBytes);
+    await volumes.create({ volumeId, sizeBytes, epoch: 1 }).catch((error) => Promise.reject(ferryErrorOf(error)));
+    const known = journal.volume(volumeId);
+    if (known === undefined) {
+      const row = {
+        id: volumeId,
+        name: request.name,
+        machineId: '',
+        sizeBytes,
+        createdAtMs: clock.nowMs(),
+        kept: null,
+      };
+      journal.write(() => journal.putVolume(row));
+    }
+    return { volume: await this.#volume(volumeId) };
+  };
+
+  agentListVolumes: ServiceImpl<typeof AgentService>['agentListVolumes'] = async () => {
+    const { volumes, journal } = this.#options;
+    const { volumes: found } = await volumes.list();
+    return { volumes: await Promise.all(found.map((info) => this.#describe(info, journal.volume(info.volumeId)))) };
+  };
+
+  agentDestroyVolume: ServiceImpl<typeof AgentService>['agentDestroyVolume'] = async (request) => {
+    const { volumes, journal } = this.#options;
+    const volumeId = checkId('volume', request.volumeId, 'volume_id');
+    const row = this.#row(volumeId);
+    if (row.machineId !== '' && row.kept === null) {
+      throw new FerryError('volume_in_use', `volume ${volumeId} belongs to Machine ${row.machineId}`, {
+        field: 'volume_id',
+      });
+    }
+    if (row.kept !== null) {
+      throw new FerryError(
+        'volume_in_use',
+        `volume ${volumeId} is kept after ${row.kept.migrationId} until its time is over`,
+        {
+          field: 'volume_id',
+          nextAction: 'Wait: it is deleted by itself when its retention time is over.',
+        },
+      );
+    }
+    await volumes.destroy(volumeId).catch((error) => Promise.reject(ferryErrorOf(error)));
+    journal.write(() => journal.removeVolume(volumeId));
+    return {};
+  };
+
+  agentExportVolume: ServiceImpl<typeof AgentService>['agentExportVolume'] = async (request) => {
+    const { volumes, exports, stream, clock, nbdHost, machines } = this.#options;
+    const volumeId = checkId('volume', request.volumeId, 'volume_id');
+    const { machineId } = this.#row(volumeId);
+    const ttlMs = durationToMs(request.ttl) ?? exportMs;
+    if (ttlMs < 1000 || ttlMs > exportMsMax) throw invalidArgument('ttl', `is ${ttlMs / 1000}s`, 'between 1s and 24h');
+    const busy = machineId !== '' && machines.uses(volumeId);
+    const holders = await volumes.holders(volumeId).catch((error) => Promise.reject(ferryErrorOf(error)));
+    const others = holders.filter((holder) => !holder.isAgent);
+    if (busy || others.length > 0) {
+      const who = busy ? `Machine ${machineId}` : others.map(({ pid, command }) => `${pid} (${command})`).join(', ');
+      throw new FerryError(
+        'volume_in_use',
+        `volume ${volumeId} is in use by ${who}: its bytes would change while they are read`,
+        {
+          field: 'volume_id',
+          nextAction: 'Stop the Machine first.',
+        },
+      );
+    }
+    const expiresAtMs = clock.nowMs() + ttlMs;
+    const token = exports.grant({
+      purpose: volumeId,
+      volumeId,
+      audience: 'tools',
+      fingerprint: null,
+      connectionsMax: exportConnectionsMax,
+      expiresAtMs,
+    });
+    const { toolsPort: port, tls } = stream;
+    const uri = `${tls ? 'nbds' : 'nbd'}://${nbdHost}:${port}/${token}`;
+    return { export: { token, address: nbdHost, port, uri, tls, expiresAt: timestampFromMs(expiresAtMs) } };
+  };
+
+  setCordon: ServiceImpl<typeof AgentService>['setCordon'] = (request) => {
+    const { journal, changed } = this.#options;
+    journal.write(() => journal.setMeta('cordoned', request.cordoned ? '1' : '0'));
+    changed();
+    return {};
+  };
+
+  getHost: ServiceImpl<typeof AgentService>['getHost'] = async () => ({ host: await this.#options.describeHost() });
+
+  #row(volumeId: string): VolumeRow {
+    const row = this.#options.journal.volume(volumeId);
+    if (row === undefined)
+      throw new FerryError('unknown_volume', `no volume ${volumeId} on host ${this.#options.host}`, {
+        field: 'volume_id',
+      });
+    return row;
+  }
+
+  async #volume(volumeId: string): Promise<Volume> {
+    const info = await this.#options.volumes.inspect(volumeId);
+    if (info === null) throw new FerryError('unknown_volume', `no volume ${volumeId} on host ${this.#options.host}`);
+    return this.#describe(info, this.#options.journal.volume(volumeId));
+  }
+
+  async #describe(info: VolumeInfo, row: VolumeRow | undefined): Promise<Volume> {
+    const { host, files, retentionMs } = this.#options;
+    const kept = row?.kept ?? null;
+    const filesystem = await readFilesystem(files, info.path).catch(() => ({ kind: 'raw' as const }));
+    return create(VolumeSchema, {
+      id: info.volumeId,
+      name: row?.name ?? '',
+      hostId: host,
+      state: kept !== null ? VolumeState.PENDING_DESTROY : states[info.state],
+      sizeBytes: BigInt(info.sizeBytes),
+      allocatedBytes: BigInt(info.allocatedBytes),
+      machineId: row?.machineId ?? '',
+      filesystem: filesystem.kind,
+      epoch: BigInt('epoch' in info ? info.epoch : 0),
+      root: kept?.root ?? '',
+      ...(kept === null ? {} : { destroyAt: timestampFromMs(kept.sinceMs + retentionMs) }),
+      ...(row === undefined ? {} : { createdAt: timestampFromMs(row.createdAtMs) }),
+    });
+  }
+}
+
+const states = {
+  receiving: VolumeState.RECEIVING,
+  owned: VolumeState.READY,
+  relinquished: VolumeState.RELINQUISHED,
+} as const;

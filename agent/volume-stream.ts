@@ -1,0 +1,206 @@
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { NbdClient } from '../nbd/client.ts';
+import { NbdError } from '../nbd/error.ts';
+import { BASE_ALLOCATION } from '../nbd/export.ts';
+import { NbdServer, type ServerTls } from '../nbd/server.ts';
+import { CopyProgressSchema } from '../proto/gen/ferry/v1/migration_pb.ts';
+import type { Clock } from '../shared/clock.ts';
+import { FerryError, invalidArgument, toFerryError } from '../shared/error.ts';
+import type { ListenAddress } from '../shared/flags.ts';
+import type { Reason } from '../shared/reasons.ts';
+import type { TlsFiles } from './config.ts';
+import type { Exports } from './exports.ts';
+import type { VolumeTransfer } from './handover/transfer.ts';
+import { TransferError, type TransferReason } from './transfer/error.ts';
+import { pullVolume } from './transfer/pull.ts';
+import { sumFile } from './transfer/sum-file.ts';
+
+/** Bound of a connection's handshake and of a silence while requests wait. */
+const nbdTimeoutMs = 15_000;
+
+const reasonOf: Readonly<Record<TransferReason, Reason>> = {
+  aborted: 'cancelled',
+  gave_up: 'copy_broken',
+  refused: 'copy_broken',
+  source_io: 'io_error',
+  target_io: 'io_error',
+  no_space: 'no_space',
+  size_mismatch: 'copy_corrupt',
+  reread_mismatch: 'copy_corrupt',
+};
+
+interface Credentials {
+  readonly cert: Buffer;
+  readonly key: Buffer;
+  readonly ca: Buffer;
+  readonly fingerprint: string;
+}
+
+function readCredentials(files: TlsFiles | null): Credentials | null {
+  if (files === null) return null;
+  try {
+    const cert = readFileSync(files.certPath);
+    const fingerprint = new X509Certificate(cert).fingerprint256;
+    return { cert, key: readFileSync(files.keyPath), ca: readFileSync(files.caPath), fingerprint };
+  } catch (error) {
+    throw invalidArgument('--tls-cert, --tls-key, --tls-ca', (error as Error).message, 'three readable PEM files');
+  }
+}
+
+/** The volume streams of one agent: its two NBD ports, and the copies that it pulls from others. */
+export class VolumeStream implements VolumeTransfer {
+  readonly #credentials: Credentials | null;
+  readonly #exports: Exports;
+  readonly #clock: Clock;
+  readonly #stream: NbdServer;
+  readonly #tools: NbdServer;
+  /** Where other agents read. */
+  streamPort = 0;
+  /** Where standard NBD tools read. */
+  toolsPort = 0;
+
+  constructor(options: { exports: Exports; clock: Clock; tls: TlsFiles | null }) {
+    this.#credentials = readCredentials(options.tls);
+    this.#exports = options.exports;
+    this.#clock = options.clock;
+    this.#stream = new NbdServer({ directory: options.exports.directory('stream') });
+    this.#tools = new NbdServer({ directory: options.exports.directory('tools') });
+  }
+
+  get fingerprint(): string {
+    return this.#credentials?.fingerprint ?? '';
+  }
+
+  /** Whether both ports speak TLS. */
+  get tls(): boolean {
+    return this.#credentials !== null;
+  }
+
+  /** Listens on both ports. */
+  async listen(stream: ListenAddress, tools: ListenAddress): Promise<void> {
+    this.streamPort = (await this.#stream.listen({ ...stream, ...this.#serverTls('direct') })).port;
+    this.toolsPort = (await this.#tools.listen({ ...tools, ...this.#serverTls('starttls') })).port;
+  }
+
+  #serverTls(mode: ServerTls['mode']): { tls?: ServerTls } {
+    if (this.#credentials === null) return {};
+    const { cert, key, ca } = this.#credentials;
+    return { tls: { mode, cert, key, ca } };
+  }
+
+  /** Ends the connections of these tokens. */
+  async disconnect(tokens: readonly string[]): Promise<void> {
+    await Promise.all(tokens.flatMap((token) => [this.#stream.disconnect(token), this.#tools.disconnect(token)]));
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.#stream.close(), this.#tools.close()]);
+  }
+
+  /** Whether anybody reads this volume now. */
+  isRead(volumeId: string): boolean {
+    return this.#exports.isRead(volumeId);
+  }
+
+  async root(imagePath: string, { direct, signal }: { direct: boolean; signal: AbortSignal }): Promise<string> {
+    try {
+      return (await sumFile({ path: imagePath, direct, signal })).root;
+    } catch (error) {
+      throw explain(error);
+    }
+  }
+
+  async pull(options: Parameters<VolumeTransfer['pull']>[0]): Promise<{ root: string }> {
+    const { host, openExport, imagePath, statePath, sizeBytes, signal, onProgress } = options;
+    // The name of what is exported comes with the first export; a state taken under another name starts over.
+    const first = await openExport();
+    let next: typeof first | null = first;
+    let resumedBytes = 0n;
+    let firstDone: number | null = null;
+    const report = (progress: MessageInitShape<typeof CopyProgressSchema>) =>
+      onProgress(create(CopyProgressSchema, progress));
+    try {
+      const result = await pullVolume({
+        connect: async (connectSignal) => {
+          const grant = next ?? (await openAgain(openExport));
+          next = null;
+          return this.#connect(host, grant, connectSignal);
+        },
+        imagePath,
+        statePath,
+        sizeBytes,
+        snapshot: first.snapshot,
+        clock: this.#clock,
+        signal,
+        onProgress: (progress) => {
+          firstDone ??= progress.bytesDone;
+          resumedBytes = BigInt(firstDone);
+          const rate = progress.bytesPerSecond;
+          const left = progress.bytesTotal - progress.bytesDone;
+          report({
+            bytesTotal: BigInt(progress.bytesTotal),
+            bytesDone: BigInt(progress.bytesDone),
+            bytesTransferred: BigInt(progress.bytesTransferred),
+            bytesResumed: resumedBytes,
+            bytesPerSecond: BigInt(Math.round(rate)),
+            ...(rate > 0 ? { remainingMs: BigInt(Math.round((left / rate) * 1000)) } : {}),
+            phase: progress.phase === 'verifying' ? 'verifying' : 'copying',
+          });
+        },
+      });
+      report({
+        bytesTotal: BigInt(sizeBytes),
+        bytesDone: BigInt(sizeBytes),
+        bytesTransferred: BigInt(result.bytesTransferred),
+        bytesResumed: BigInt(result.bytesResumed),
+        remainingMs: 0n,
+        phase: 'done',
+      });
+      return { root: result.root };
+    } catch (error) {
+      throw explain(error);
+    }
+  }
+
+  #connect(
+    host: string,
+    grant: { port: number; token: string; tls: boolean; fingerprint: string },
+    signal: AbortSignal,
+  ): Promise<NbdClient> {
+    const at = {
+      host,
+      port: grant.port,
+      exportName: grant.token,
+      contexts: [BASE_ALLOCATION],
+      timeoutMs: nbdTimeoutMs,
+      signal,
+    };
+    if (!grant.tls) {
+      // A peer that has certificates never reads in the clear.
+      if (this.#credentials !== null)
+        throw new NbdError('tls', 'the source streams without TLS, but this agent has certificates');
+      return NbdClient.connect({ ...at, mode: 'plain' });
+    }
+    if (this.#credentials === null)
+      throw new NbdError('tls', 'the source streams with TLS, but this agent has no certificates');
+    const { cert, key, ca } = this.#credentials;
+    return NbdClient.connect({ ...at, mode: 'tls', tls: { cert, key, ca, fingerprint256: grant.fingerprint } });
+  }
+}
+
+/** A refused or unreachable source is a broken connection to the copy: it is waited out and tried again. */
+async function openAgain<T>(openExport: () => Promise<T>): Promise<T> {
+  try {
+    return await openExport();
+  } catch (error) {
+    if (toFerryError(error).disposition !== 'retry') throw error;
+    throw new NbdError('disconnected', (error as Error).message, { cause: error });
+  }
+}
+
+function explain(error: unknown): FerryError {
+  if (error instanceof TransferError) return new FerryError(reasonOf[error.reason], error.message, { cause: error });
+  return toFerryError(error);
+}
