@@ -168,7 +168,8 @@ describe('hold', () => {
   test('an exit while held never restarts; the release does', () => {
     const life = run(started(), [hold]).life;
     const held = run(life, [ends(life, exited(1))], { policy: 'always' });
-    expect(held.state).toBe('stopped');
+    expect(held.life.status).toMatchObject({ state: 'stopped', stop: { signalSentAtMs: null, exitedAtMs: 900_000 } });
+    expect(held.log).toMatchObject([{ exit: { requestedStop: false, restarting: false } }]);
     expect(run(held.life, [{ type: 'release' }]).state).toBe('starting');
   });
 

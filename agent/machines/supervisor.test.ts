@@ -111,6 +111,17 @@ describe('start and stop', () => {
 });
 
 describe('restart policy', () => {
+  test('what the program left behind is killed and its volume detached before the exit is recorded', async () => {
+    const it = machine(newLife('started'), new ManualClock());
+    const supervisor = await run(it.open());
+    await reaches(supervisor, 'started');
+    it.runtime.others = [{ pid: 7, command: 'daemon', why: 'tag' }];
+    it.runtime.end(it.runtime.last.instanceId, exited(0));
+    await reaches(supervisor, 'stopped');
+    expect(it.runtime.others).toEqual([]);
+    expect(it.trace.slice(-3)).toEqual(['program ends: exit', 'detach', 'save stopped']);
+  });
+
   test('a failure starts a new instance after the backoff', async () => {
     const clock = new ManualClock();
     const it = machine(newLife('started'), clock);
