@@ -6,7 +6,7 @@
  *  (none)              decline                   declined  the ID is burnt before it was ever used; the decline leaves
  *  prepared, verified  verified                  verified  root of the bytes as re-read here after a sync
  *  verified            receive                   prepared  before any byte of the copy changes again
- *  (none)              accept                    declined  a ticket of an ID never heard of: burnt, the decline answers it
+ *  any but owner       accept (ticket never fits) declined  ID burnt or unknown, or another copy: the decline answers the ticket
  *  verified            accept (ticket fits)      owner     epoch e+1: the commit point; marker; Machine starts; settlement leaves
  *  prepared, verified  decline, expire           declined  marker removed; then the decline leaves and the bytes are freed
  *  owner               up                        owner     the Machine is up: the network may be released
@@ -192,16 +192,18 @@ function accept(
   context: DestinationContext,
 ): DestinationOutcome {
   const { statement: ticket, signatureValid } = event.ticket;
-  if (state === null) {
-    // Whoever wrote it has given the Machine up and waits for an answer: one that brings it back to him.
-    const strange = notNamed(ticket, context);
-    if (strange !== null) return strange;
-    return end(null, 0, subjectOf(ticket), 'this migration was never heard of here', context);
+  const strange = notNamed(ticket, context);
+  if (strange !== null) return strange;
+  // Whoever wrote a ticket has given the Machine up and waits for an answer. Where it can never be taken the answer is a
+  // decline that names what the ticket names: it brings the Machine back to its source, and gives nothing to anyone else.
+  if (state === null || state.step === 'declined') {
+    return declineTicket(state, ticket, 'this migration is burnt or was never heard of here', context);
   }
-  if (state.step === 'declined') return burnt();
   if (!signatureValid) return refuse('bad_signature', 'the ticket is not signed by the source that was pinned');
-  if (!sameSubject(ticket, state.subject))
-    return refuse('wrong_statement', "the ticket's fields are not those prepared");
+  if (!sameSubject(ticket, state.subject)) {
+    if (state.step === 'owner') return refuse('wrong_statement', "the ticket's fields are not those accepted");
+    return declineTicket(state, ticket, "the ticket's fields are not those prepared", context);
+  }
   if (ticket.recordDigest !== event.recordDigest) {
     return refuse('wrong_statement', "the Machine record's digest is not the one in the ticket");
   }
@@ -225,6 +227,20 @@ function accept(
     settlementKnown: false,
   };
   return moved(next, { kind: 'owner', epoch: ticket.epoch }, context);
+}
+
+/** Burns the ID and answers a ticket that can never be taken. */
+function declineTicket(
+  state: DestinationState | null,
+  ticket: Ticket,
+  reason: string,
+  context: DestinationContext,
+): DestinationOutcome {
+  const named = subjectOf(ticket);
+  const ended = end(state, state?.term ?? 0, state?.subject ?? named, reason, context);
+  return ended.ok && ended.state.step === 'declined'
+    ? moved({ ...ended.state, decline: named }, ended.placement, context)
+    : ended;
 }
 
 function decline(

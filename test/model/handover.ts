@@ -9,7 +9,7 @@
 
 import type { Placement, Seal } from '../../agent/handover/boot.ts';
 import type { DestinationContext, DestinationEvent, DestinationState } from '../../agent/handover/destination.ts';
-import type { SourceContext, SourceEvent, SourceState } from '../../agent/handover/source.ts';
+import type { SourceContext, SourceEvent, SourceOutcome, SourceState } from '../../agent/handover/source.ts';
 import type { Subject } from '../../agent/handover/statements.ts';
 import { broken } from './invariants.ts';
 import type { Rules } from './rules.ts';
@@ -66,6 +66,9 @@ function destinationEnded(row: DestinationState | null): boolean {
   return row === null || row.step === 'declined' || (row.step === 'owner' && row.up && row.settlementKnown);
 }
 
+/** Lists of volumes are shared between worlds. */
+const seals = new WeakMap<object, Seal | null>();
+
 class Steps {
   readonly #scope: Scope;
   readonly #rules: Rules;
@@ -101,6 +104,7 @@ class Steps {
       const { placement } = this.#host(source).journal;
       const epochs = new Set(this.#scope.otherEpochs);
       if (placement.kind === 'owner') epochs.add(placement.epoch + 1);
+      if (this.#scope.oneAfterAnother && !this.#beforeHasEnded(migration)) epochs.clear();
       for (const epoch of epochs)
         this.#prepare(
           migration,
@@ -108,8 +112,10 @@ class Steps {
           { ...subject, epoch },
           `${by}prepare ${name} at ${hostName(destination)} for epoch ${epoch}`,
         );
-      if (copy !== undefined) {
-        const offer = { ...copy, network: NETWORK, lockHolder: name };
+      const unprepared = this.#scope.unpreparedOffers && placement.kind === 'owner';
+      const offered = copy ?? (unprepared ? { ...subject, epoch: placement.epoch + 1 } : null);
+      if (offered !== null) {
+        const offer = { ...offered, network: NETWORK, lockHolder: name };
         this.#source(migration, { type: 'offer', term, offer }, `${by}offer ${name} to ${hostName(source)}`);
       }
       this.#source(migration, { type: 'stop', term, fence: 1 }, `${by}stop ${name}`);
@@ -118,7 +124,8 @@ class Steps {
         const event: SourceEvent = { type: 'relinquish', term, root, recordDigest: RECORD, processGone: gone };
         this.#source(migration, event, `${by}relinquish ${name} with root ${root}`);
       }
-      this.#source(migration, { type: 'abort', term, reason: 'ordered' }, `${by}abort ${name}`);
+      if (this.#scope.cooperative) continue;
+      this.#abort(migration, term, `${by}abort ${name}`);
       const refused = copy ?? { ...subject, epoch: this.#sourceRow(migration)?.offer?.epoch ?? 2 };
       this.#destination(
         migration,
@@ -126,6 +133,29 @@ class Steps {
         `${by}decline ${name}`,
       );
     }
+  }
+
+  #beforeHasEnded(migration: number): boolean {
+    if (migration === 0) return true;
+    const step = this.#sourceRow(migration - 1)?.step;
+    return step === 'aborted' || step === 'returned' || this.#destinationRow(migration - 1)?.step === 'owner';
+  }
+
+  /** The answer "aborted" leaves with it, and must stay true. */
+  #abort(migration: number, term: number, label: string): void {
+    const outcome = this.#askSource(migration, { type: 'abort', term, reason: 'ordered' });
+    if (!outcome.ok) return;
+    const after = this.#afterSource(migration, { type: 'abort', term, reason: 'ordered' }) ?? this.#world;
+    const answer: Statement = { type: 'aborted', migration, body: { volumeId: '' } };
+    const told =
+      !this.#scope.unpreparedOffers ||
+      this.#world.known.some((other) => other.type === 'aborted' && other.migration === migration);
+    this.#addJournalled(
+      label,
+      told ? after : { ...after, known: [...after.known, answer] },
+      this.#ends(migration).source,
+      false,
+    );
   }
 
   /** The roots that a coordinator may name: what either side wrote down. */
@@ -141,7 +171,7 @@ class Steps {
   #prepare(migration: number, term: number, wanted: Subject, label: string): void {
     const { destination } = this.#ends(migration);
     const minted = this.#world.minted[migration] as number;
-    const subject = { ...wanted, volumeId: `v${migration + 1}.${minted + 1}` };
+    const subject = { ...wanted, volumeId: `v${migration + 1}.${this.#rules.executor.mintsNewIds ? minted + 1 : 1}` };
     const known = this.#destinationRow(migration) !== null;
     if (!known && minted >= 1 + this.#scope.restoresMax) return;
     const after = this.#afterDestination(migration, { type: 'prepare', term, subject });
@@ -163,7 +193,7 @@ class Steps {
     const { executor } = this.#rules;
     const name = migrationName(migration);
     const at = hostName(source);
-    if (row.step === 'stopping' || (row.step === 'offered' && !executor.holdsBeforeSignal)) {
+    if (row.step === 'stopping') {
       if (host.process?.state === 'alive') {
         const dying = this.#put(this.#world, source, { process: { ...host.process, state: 'dying' } });
         this.#add(`${at} signals or kills the process for ${name}`, dying, true);
@@ -172,12 +202,18 @@ class Steps {
     if (row.step === 'stopping') {
       this.#source(migration, { type: 'signal-sent', atMs: 0 }, `${at} records the signal of ${name}`, true);
     }
-    const unseen = host.process?.state === 'dying' && !executor.observesGone;
-    if (host.process === null || unseen) {
+    const assumed = host.process?.state === 'dying' && !executor.observesGone;
+    const seenBefore = host.process?.state === 'alive' && !executor.holdsBeforeSignal;
+    if (host.process === null || assumed || seenBefore) {
       this.#source(migration, { type: 'gone-observed' }, `${at} takes the process for gone: ${name}`, true);
     }
+    if (row.step === 'stopped' && host.process === null && this.#world.strayProcessLeft > 0) {
+      const stray = this.#put(this.#world, source, { process: { state: 'alive', slot: host.journal.slot } });
+      this.#add(`something else starts the Machine on ${at}`, { ...stray, strayProcessLeft: 0 }, false);
+    }
     this.#takeRoot(migration);
-    this.#source(migration, { type: 'driver-silent' }, `${at} hears no driver of ${name} for 60 s`, true);
+    if (!this.#scope.cooperative)
+      this.#source(migration, { type: 'driver-silent' }, `${at} hears no driver of ${name} for 60 s`, true);
     const slot = retainedSlot(this.#scope, migration);
     const retained = host.volumes[slot] ?? null;
     if (row.step === 'settled' && retained !== null) {
@@ -249,7 +285,7 @@ class Steps {
     const at = hostName(destination);
     const name = migrationName(migration);
     if (row === null) return;
-    this.#destination(migration, { type: 'expire' }, `${at} lets ${name} expire`, true);
+    if (!this.#scope.cooperative) this.#destination(migration, { type: 'expire' }, `${at} lets ${name} expire`, true);
     if (this.#isUp(host, row.subject.epoch)) {
       this.#destination(migration, { type: 'up' }, `${at} finds the Machine up: ${name}`, true);
     }
@@ -281,7 +317,11 @@ class Steps {
       this.#add(`${at} frees the copy of ${name}`, this.#put(this.#world, destination, { volumes }), true);
     }
     if (row.step === 'owner') this.#deliver(host, { type: 'settlement', migration, body: row.settlement }, at);
-    const unmarked = copy?.marker?.state !== 'receiving' || !this.#rules.executor.marksBeforeDelivering;
+    const { unmarksBeforeDelivering, declinesBeforeDelivering } = this.#rules.executor;
+    if (!declinesBeforeDelivering && (row.step === 'prepared' || row.step === 'verified')) {
+      this.#deliver(host, { type: 'decline', migration, body: row.subject }, at);
+    }
+    const unmarked = copy?.marker?.state !== 'receiving' || !unmarksBeforeDelivering;
     if (row.step === 'declined' && unmarked) this.#deliver(host, { type: 'decline', migration, body: row.decline }, at);
   }
 
@@ -296,16 +336,19 @@ class Steps {
     const name = migrationName(migration);
     const { journal, volumes } = this.#host(source);
     const original = volumes[journal.slot] ?? null;
-    const open = row.step === 'prepared' || (row.step === 'verified' && !this.#rules.executor.reopensBeforeReceiving);
+    const careless = row.step === 'verified' && !this.#rules.executor.reopensBeforeReceiving;
     if (
-      open &&
+      (row.step === 'prepared' || careless) &&
       copy.marker?.state === 'receiving' &&
       original !== null &&
-      original.data >= 0 &&
-      original.data !== copy.data
+      original.data >= 0
     ) {
-      const filled = replaced(host.volumes, migration + 1, { ...copy, data: original.data });
-      this.#add(`${at} receives the bytes of ${name}`, this.#put(this.#world, destination, { volumes: filled }), false);
+      // Half-written bytes are nobody's data.
+      const torn = copy.data !== EMPTY && (careless || copy.data !== original.data);
+      const data = torn ? EMPTY : original.data;
+      const filled = replaced(host.volumes, migration + 1, { ...copy, data });
+      const label = `${at} ${torn ? 'begins to receive' : 'has received'} the bytes of ${name}`;
+      if (data !== copy.data) this.#add(label, this.#put(this.#world, destination, { volumes: filled }), false);
     }
     if (row.step === 'verified') this.#destination(migration, { type: 'receive' }, `${at} reopens the copy of ${name}`);
     if (copy.data !== EMPTY) {
@@ -324,6 +367,8 @@ class Steps {
       if (type === 'ticket') {
         const ticket = { statement: body, signatureValid: its.source === source };
         this.#destination(migration, { type: 'accept', ticket, recordDigest: RECORD }, label, alone);
+      } else if (type === 'aborted') {
+        // An answer to a coordinator: nothing for an agent.
       } else if (type === 'settlement') {
         const settlement = { statement: body, signatureValid: its.destination === destination };
         this.#source(migration, { type: 'settled', settlement }, label, alone);
@@ -367,7 +412,8 @@ class Steps {
       );
     }
     if (process === null) {
-      const may = product.mayStart(journal.placement, this.#seal(host), this.#heldBy(journal), false);
+      const heldBy = this.#rules.executor.abortsBeforeStarting ? this.#heldBy(journal) : this.#stillStopping(journal);
+      const may = product.mayStart(journal.placement, this.#seal(host), heldBy, false);
       if (may.allowed) {
         this.#add(
           `${at} starts the Machine`,
@@ -402,7 +448,6 @@ class Steps {
 
   /** At agent start the copies go that no row is filling. */
   #withoutStrays(host: Host): readonly (Volume | null)[] {
-    if (!this.#rules.executor.removesStrayCopies) return host.volumes;
     const wanted = new Set<string>();
     for (const row of host.backup?.destinations ?? []) {
       if (row?.step === 'prepared' || row?.step === 'verified') wanted.add(row.subject.volumeId);
@@ -437,9 +482,18 @@ class Steps {
 
   #afterSource(migration: number, event: SourceEvent): World | null {
     const number = this.#ends(migration).source;
+    const { journal } = this.#host(number);
+    const outcome = this.#askSource(migration, event);
+    const row = this.#sourceRow(migration);
+    if (!outcome.ok || this.#unchanged(row, outcome.state, journal.placement, outcome.placement)) return null;
+    const sources = replaced(journal.sources, migration, outcome.state);
+    return this.#put(this.#world, number, { journal: { ...journal, sources, placement: outcome.placement } });
+  }
+
+  #askSource(migration: number, event: SourceEvent): SourceOutcome {
+    const number = this.#ends(migration).source;
     const host = this.#host(number);
     const { journal } = host;
-    const row = journal.sources[migration] ?? null;
     const context: SourceContext = {
       migrationId: migrationName(migration),
       host: hostName(number),
@@ -449,10 +503,7 @@ class Steps {
       heldBy: this.#heldBy(journal),
       permit: { network: NETWORK, holder: migrationName(migration), fence: 1 },
     };
-    const outcome = this.#rules.product.nextSource(row, event, context);
-    if (!outcome.ok || this.#unchanged(row, outcome.state, journal.placement, outcome.placement)) return null;
-    const sources = replaced(journal.sources, migration, outcome.state);
-    return this.#put(this.#world, number, { journal: { ...journal, sources, placement: outcome.placement } });
+    return this.#rules.product.nextSource(journal.sources[migration] ?? null, event, context);
   }
 
   #destination(migration: number, event: DestinationEvent, label: string, alone = false): void {
@@ -526,8 +577,19 @@ class Steps {
     return held < 0 ? null : migrationName(held);
   }
 
-  #seal(host: Host): Seal | null {
-    return this.#rules.product.sealOf(host.volumes.flatMap((volume) => (volume?.marker ? [volume.marker] : [])));
+  /** What holds the Machine when an abort starts it before its row is written: no STOPPED row does. */
+  #stillStopping(journal: Journal): string | null {
+    const held = journal.sources.findIndex((row) => row?.step === 'stopping');
+    return held < 0 ? null : migrationName(held);
+  }
+
+  #seal({ volumes }: Host): Seal | null {
+    let seal = seals.get(volumes);
+    if (seal === undefined) {
+      seal = this.#rules.product.sealOf(volumes.flatMap((volume) => (volume?.marker ? [volume.marker] : [])));
+      seals.set(volumes, seal);
+    }
+    return seal;
   }
 
   #subject(migration: number): Subject {

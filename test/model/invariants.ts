@@ -87,7 +87,7 @@ function retainedIsKept(scope: Scope, before: World, after: World): string | nul
     )
       continue;
     const epoch = was.marker.epoch;
-    const settling = before.known.findIndex(({ type, body }) => type === 'settlement' && body.epoch === epoch + 1);
+    const settling = before.known.findIndex((known) => known.type === 'settlement' && known.body.epoch === epoch + 1);
     if (settling < 0) return `I5: the volume of epoch ${epoch} went without a settlement of that epoch`;
     if (!before.late[before.known[settling]?.migration ?? 0])
       return `I5: the volume of epoch ${epoch} went before its retention time`;
@@ -117,14 +117,18 @@ function rowsGoForward(before: World, after: World): string | null {
   return null;
 }
 
-/** Of one migration only one ticket ever leaves, and never both a settlement and a decline for the same copy. */
+/** Of one migration one ticket leaves at most, and never both a settlement and a decline of one copy, or an answer "aborted". */
 function oneWordOnly(world: World): string | null {
   for (const [index, a] of world.known.entries()) {
     for (const b of world.known.slice(index + 1)) {
-      if (a.migration !== b.migration || a.body.volumeId !== b.body.volumeId) continue;
+      if (a.migration !== b.migration) continue;
+      const types = [a.type, b.type];
+      if (types.includes('aborted') && types.includes('settlement')) {
+        return `I9: ${migrationName(a.migration)} was answered aborted, yet the destination took it`;
+      }
+      if (a.body.volumeId !== b.body.volumeId) continue;
       if (a.type === 'ticket' && b.type === 'ticket') return `I9: two tickets of ${migrationName(a.migration)}`;
-      const ends = new Set([a.type, b.type]);
-      if (ends.has('settlement') && ends.has('decline')) {
+      if (types.includes('settlement') && types.includes('decline')) {
         return `I9: ${migrationName(a.migration)} was both settled and declined`;
       }
     }

@@ -34,10 +34,16 @@ export const executor = {
   journalsBeforeMarking: true,
   /** Bytes are written to a copy only in row `prepared`. */
   reopensBeforeReceiving: true,
-  /** The signal goes only once STOPPING is durable. */
+  /** Signal and observation come only once STOPPING is durable: what was seen before says nothing. */
   holdsBeforeSignal: true,
-  /** At agent start, copies that no row is filling are removed. */
-  removesStrayCopies: true,
+  /** ABORTED is durable before the Machine starts again. */
+  abortsBeforeStarting: true,
+  /** DECLINED is durable before the decline leaves. */
+  declinesBeforeDelivering: true,
+  /** The marker `receiving` is gone before the decline leaves. */
+  unmarksBeforeDelivering: true,
+  /** Each prepare mints a new copy ID. */
+  mintsNewIds: true,
   /** Bytes freed by a decline only after the decline is durable. */
   declinesBeforeFreeing: true,
 };

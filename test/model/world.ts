@@ -43,7 +43,9 @@ export interface Host {
 export type Statement =
   | { readonly type: 'ticket'; readonly migration: number; readonly body: Ticket }
   | { readonly type: 'decline'; readonly migration: number; readonly body: Decline }
-  | { readonly type: 'settlement'; readonly migration: number; readonly body: Settlement };
+  | { readonly type: 'settlement'; readonly migration: number; readonly body: Settlement }
+  /** The source's answer to a coordinator: it has ended and will never go on. */
+  | { readonly type: 'aborted'; readonly migration: number; readonly body: { readonly volumeId: string } };
 
 export interface World {
   readonly hosts: readonly Host[];
@@ -58,6 +60,7 @@ export interface World {
   readonly restoresLeft: number;
   /** Whether a root may once be made of sums that the map of changes left out. */
   readonly staleSumsLeft: number;
+  readonly strayProcessLeft: number;
 }
 
 export interface Scope {
@@ -73,6 +76,14 @@ export interface Scope {
   readonly restoreHosts: readonly number[];
   readonly restoresMax: number;
   readonly staleSums: boolean;
+  /** Whether something outside Ferry starts the Machine once while it is stopped. */
+  readonly strayProcess: boolean;
+  /** Whether a coordinator offers before anything was prepared. */
+  readonly unpreparedOffers: boolean;
+  /** Each migration is prepared only when the one before is accepted or back. */
+  readonly oneAfterAnother: boolean;
+  /** Nobody aborts, declines or lets time run out. */
+  readonly cooperative: boolean;
   /** Whether I10 is asked. Not with restored journals: there an operator is needed, and told. */
   readonly asksForEnd: boolean;
 }
@@ -107,13 +118,14 @@ export function firstWorld(scope: Scope): World {
     late: scope.migrations.map(() => false),
     restoresLeft: scope.restoresMax,
     staleSumsLeft: scope.staleSums ? 1 : 0,
+    strayProcessLeft: scope.strayProcess ? 1 : 0,
   };
 }
 
 /** Equal worlds, equal keys. */
 export function keyOf(world: World): string {
-  const { latest, minted, late, restoresLeft, staleSumsLeft } = world;
-  let key = `${latest}${minted.join('')}${late.map(Number).join('')}${restoresLeft}${staleSumsLeft}`;
+  const { latest, minted, late, restoresLeft, staleSumsLeft, strayProcessLeft } = world;
+  let key = `${latest}${minted.join('')}${late.map(Number).join('')}${restoresLeft}${staleSumsLeft}${strayProcessLeft}`;
   for (const { journal, volumes, process, backup } of world.hosts) {
     key += `/${textOfJournal(journal)} ${volumes.map(textOf).join(',')} ${textOf(process)} ${backup === null ? '' : textOfJournal(backup)}`;
   }
@@ -132,7 +144,7 @@ export function textOf(part: object | null): string {
   if (part === null) return '';
   let text = texts.get(part);
   if (text === undefined) {
-    const whole = JSON.stringify(part, withoutInert);
+    const whole = written(part);
     text = names.get(whole) ?? names.size.toString(36);
     names.set(whole, text);
     texts.set(part, text);
@@ -140,9 +152,15 @@ export function textOf(part: object | null): string {
   return text;
 }
 
-/** Fields that no rule reads, so states that differ in them alone are one. */
-function withoutInert(field: string, value: unknown): unknown {
-  return field === 'reason' || field === 'signalSentAtMs' ? undefined : value;
+/** All values in order, without the fields that no rule reads: states that differ in them alone are one. */
+function written(part: object): string {
+  let whole = '';
+  for (const field in part) {
+    if (field === 'reason' || field === 'signalSentAtMs') continue;
+    const value = (part as Record<string, unknown>)[field];
+    whole += typeof value === 'object' && value !== null ? `(${written(value)})` : `${value};`;
+  }
+  return whole;
 }
 
 export function migrationName(migration: number): string {
