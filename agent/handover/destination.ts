@@ -154,6 +154,11 @@ export function pendingDestination(state: DestinationState): readonly Destinatio
   }
 }
 
+/** Whether the Machine is, or may be, down because of this row: its network's permit is not given back then. */
+export function destinationKeepsDown(state: DestinationState): boolean {
+  return state.step === 'owner' && !state.up;
+}
+
 /** How the migration stands here, for whoever asks about an orphaned lock. */
 export function destinationStanding(state: DestinationState): Standing {
   if (state.step === 'declined') return 'over';

@@ -11,6 +11,7 @@ import { FerryError, invalidArgument } from '../../shared/error.ts';
 import { checkId, newVolumeId } from '../../shared/ids.ts';
 import type { Random } from '../../shared/random.ts';
 import type { HandoverDetail, HandoverRow, MachineRow } from '../journal.ts';
+import { newLife } from '../machines/lifecycle.ts';
 import type { EffectsOptions, HandoverEffects } from './effects.ts';
 import { peerKey, readRecord, writeRecord } from './effects.ts';
 import type { NewRow } from './handovers.ts';
@@ -349,14 +350,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     const volumeId = row.detail.volumeSizeBytes > 0 ? subject.volumeId : '';
     const desired = record.desiredState === DesiredState.STOPPED ? 'stopped' : 'started';
     const placement = { kind: 'owner', epoch: subject.epoch } as const;
-    const life = {
-      desired,
-      hold: null,
-      status: { state: 'created' },
-      instanceId: '',
-      restartsAtMs: [],
-      restartCount: 0,
-    } as const;
+    const life = { ...newLife(desired), instanceId: record.instanceId };
     const slot = journal.machine(row.machineId)?.slot ?? journal.nextSlot();
     const now = clock.nowMs();
     journal.putMachine({ id: row.machineId, placement, record, runtime: life, volumeId, slot, updatedAtMs: now });
@@ -404,6 +398,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       volumeSizeBytes: BigInt(volume?.sizeBytes ?? 0),
       volumeAllocatedBytes: BigInt(volume?.allocatedBytes ?? 0),
       sourceVolumeId: machine.volumeId,
+      instanceId: machine.runtime.instanceId,
     });
   }
 

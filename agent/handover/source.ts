@@ -209,6 +209,12 @@ export function holdsMachine(state: SourceState): boolean {
   return state.step === 'stopping' || state.step === 'stopped';
 }
 
+/** Whether the Machine is, or may be, down because of this row: its network's permit is not given back then. */
+export function sourceKeepsDown(state: SourceState): boolean {
+  if (state.step === 'aborted' || state.step === 'returned') return !state.up;
+  return holdsMachine(state) || state.step === 'relinquished';
+}
+
 /** How the migration stands here, for whoever asks about an orphaned lock. */
 export function sourceStanding(state: SourceState): Standing {
   switch (state.step) {
