@@ -1,0 +1,261 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { freePort } from '../../cli/cluster.ts';
+import { loopsUnder, machineProcesses, mountsUnder, sweepLeftovers } from '../../cli/sweep.ts';
+import { AgentService } from '../../proto/gen/ferry/v1/agent_pb.ts';
+import {
+  HostService,
+  LockService,
+  MachineService,
+  MigrationService,
+  VolumeService,
+} from '../../proto/gen/ferry/v1/coordinator_pb.ts';
+import { HandoverService } from '../../proto/gen/ferry/v1/handover_pb.ts';
+import { HostStatus, type Machine, MachineConfigSchema, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { ClientPool } from '../../shared/rpc/client.ts';
+
+const entry = join(import.meta.dirname, '../../cli/main.ts');
+const pollMs = 25;
+
+/** How a test's cluster is made. */
+export interface TestClusterOptions {
+  readonly hosts?: readonly string[];
+  /** Flags for all agents besides those of the cluster, for example { 'driver-silence': '3s' }. */
+  readonly agentFlags?: Readonly<Record<string, string>>;
+  readonly coordinatorFlags?: Readonly<Record<string, string>>;
+  /** Where the data goes; a folder in the system's temporary one by default. */
+  readonly root?: string;
+}
+
+interface Daemon {
+  readonly args: readonly string[];
+  child: ChildProcess | null;
+}
+
+/**
+ * A coordinator and agents as real processes on loopback, that can be killed and started again one by one. Ends with
+ * `await using`: Machines destroyed, daemons ended, mounts and folders gone.
+ */
+export class TestCluster implements AsyncDisposable {
+  readonly dir: string;
+  readonly coordinator: string;
+  readonly #addresses = new Map<string, string>();
+  readonly #daemons = new Map<string, Daemon>();
+  readonly #machineIds = new Set<string>();
+  readonly #pool = new ClientPool();
+
+  private constructor(dir: string, coordinator: string) {
+    this.dir = dir;
+    this.coordinator = coordinator;
+  }
+
+  /** Starts all; resolves once every host answers. */
+  static async start(options: TestClusterOptions = {}): Promise<TestCluster> {
+    const { hosts = ['host-a', 'host-b'], agentFlags = {}, coordinatorFlags = {} } = options;
+    const dir = mkdtempSync(join(options.root ?? tmpdir(), 'ferry-cluster-'));
+    const cluster = new TestCluster(dir, `127.0.0.1:${await freePort()}`);
+    const flags = (values: Readonly<Record<string, string>>) =>
+      Object.entries(values).flatMap(([name, value]) => [`--${name}`, value]);
+    cluster.#daemons.set('coordinator', {
+      args: [
+        'coordinator',
+        '--data-dir',
+        join(dir, 'coordinator'),
+        '--listen',
+        cluster.coordinator,
+        '--heartbeat-interval',
+        '500ms',
+        ...flags(coordinatorFlags),
+      ],
+      child: null,
+    });
+    for (const host of hosts) {
+      const address = `127.0.0.1:${await freePort()}`;
+      cluster.#addresses.set(host, address);
+      const own = [
+        '--host',
+        host,
+        '--data-dir',
+        join(dir, host),
+        '--coordinator',
+        cluster.coordinator,
+        '--listen',
+        address,
+      ];
+      cluster.#daemons.set(host, { args: ['agent', ...own, ...flags(agentFlags)], child: null });
+    }
+    for (const name of cluster.#daemons.keys()) cluster.spawn(name);
+    await cluster.untilHostsAnswer();
+    return cluster;
+  }
+
+  /** Calls to the coordinator. */
+  get machines() {
+    return this.#pool.client(MachineService, this.coordinator);
+  }
+
+  get migrations() {
+    return this.#pool.client(MigrationService, this.coordinator);
+  }
+
+  get hosts() {
+    return this.#pool.client(HostService, this.coordinator);
+  }
+
+  get volumes() {
+    return this.#pool.client(VolumeService, this.coordinator);
+  }
+
+  get locks() {
+    return this.#pool.client(LockService, this.coordinator);
+  }
+
+  /** Address of an agent's RPC port. */
+  address(host: string): string {
+    return this.#addresses.get(host)!;
+  }
+
+  /** Calls to an agent. */
+  agent(host: string) {
+    return this.#pool.client(AgentService, this.address(host));
+  }
+
+  handover(host: string) {
+    return this.#pool.client(HandoverService, this.address(host));
+  }
+
+  /** Data directory of a daemon. */
+  dataDir(name: string): string {
+    return join(this.dir, name);
+  }
+
+  /** All that a daemon wrote. */
+  log(name: string): string {
+    return readFileSync(join(this.dir, `${name}.log`), 'utf8');
+  }
+
+  /** PID of a daemon that runs. */
+  pid(name: string): number {
+    return this.#daemons.get(name)!.child!.pid!;
+  }
+
+  /** Starts a daemon. */
+  spawn(name: string): void {
+    const daemon = this.#daemons.get(name)!;
+    mkdirSync(this.dir, { recursive: true });
+    const log = openSync(join(this.dir, `${name}.log`), 'a', 0o600);
+    daemon.child = spawn(process.execPath, [entry, ...daemon.args], { detached: true, stdio: ['ignore', log, log] });
+    closeSync(log);
+  }
+
+  /** Ends a daemon by a signal; resolves when it is gone. */
+  async kill(name: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    const daemon = this.#daemons.get(name)!;
+    const { child } = daemon;
+    daemon.child = null;
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+    child.kill(signal);
+    await exited;
+  }
+
+  /** Resolves once every host's heartbeats arrive. */
+  async untilHostsAnswer(): Promise<void> {
+    await this.until('all hosts answer', async () => {
+      const { hosts } = await this.hosts.listHosts({}, { timeoutMs: 2000 });
+      const up = hosts.filter((host) => host.status === HostStatus.OK).map((host) => host.id);
+      return [...this.#addresses.keys()].every((host) => up.includes(host));
+    });
+  }
+
+  /** Waits until something holds; errors count as "not yet". Throws after `deadlineMs` with the daemons' last words. */
+  async until(what: string, holds: () => Promise<boolean> | boolean, deadlineMs = 60_000): Promise<void> {
+    const endMs = performance.now() + deadlineMs;
+    let last: unknown = null;
+    while (performance.now() < endMs) {
+      try {
+        if (await holds()) return;
+        last = null;
+      } catch (error) {
+        last = error;
+      }
+      await sleep(pollMs);
+    }
+    const logs = [...this.#daemons.keys()].map((name) => `--- ${name}\n${this.log(name).slice(-3000)}`).join('\n');
+    throw new Error(`not within ${deadlineMs / 1000} s: ${what}${last === null ? '' : ` (${String(last)})`}\n${logs}`);
+  }
+
+  /** Runs a Machine; resolves when it is started. */
+  async run(
+    config: MessageInitShape<typeof MachineConfigSchema>,
+    options: { host?: string; app?: string; network?: string; name?: string } = {},
+  ): Promise<Machine> {
+    const { machine } = await this.machines.runMachine(
+      {
+        app: options.app ?? 'app',
+        network: options.network ?? 'net',
+        name: options.name ?? '',
+        hostId: options.host ?? '',
+        config: create(MachineConfigSchema, config),
+      },
+      { timeoutMs: 30_000 },
+    );
+    this.#machineIds.add(machine!.id);
+    await this.until(
+      `Machine ${machine!.id} is started`,
+      async () => (await this.machine(machine!.id)).state === MachineState.STARTED,
+    );
+    return this.machine(machine!.id);
+  }
+
+  /** A Machine as its owner sees it. */
+  async machine(machineId: string): Promise<Machine> {
+    return (await this.machines.getMachine({ machineId }, { timeoutMs: 5000 })).machine!;
+  }
+
+  /** Begins a migration; answers its ID. */
+  async migrate(machineId: string, destination: string): Promise<string> {
+    const { migration } = await this.migrations.migrateMachine({ machineId, destination }, { timeoutMs: 10_000 });
+    return migration!.id;
+  }
+
+  /** A migration as it is now. */
+  async migration(migrationId: string): Promise<Migration> {
+    return (await this.migrations.getMigration({ migrationId }, { timeoutMs: 5000 })).migration!;
+  }
+
+  /** Waits until a migration has ended (and, if it moved, settled); answers it. */
+  async ended(migrationId: string, deadlineMs = 90_000): Promise<Migration> {
+    let migration = await this.migration(migrationId).catch(() => undefined);
+    await this.until(
+      `migration ${migrationId} ends`,
+      async () => {
+        migration = await this.migration(migrationId);
+        if (migration.state === MigrationState.MOVED) return migration.settled;
+        return migration.state !== MigrationState.RUNNING;
+      },
+      deadlineMs,
+    );
+    return migration!;
+  }
+
+  /** Which agents have a process of this Machine now, told by the processes themselves. */
+  processes(): number[] {
+    return machineProcesses(this.dir, this.#machineIds);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#daemons.keys()].map((name) => this.kill(name, 'SIGKILL')));
+    sweepLeftovers(this.dir, this.#machineIds);
+    await this.until('no process, mount or loop device is left', () => {
+      sweepLeftovers(this.dir, this.#machineIds);
+      return this.processes().length === 0 && mountsUnder(this.dir).length === 0 && loopsUnder(this.dir).length === 0;
+    });
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+}
