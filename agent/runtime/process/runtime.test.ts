@@ -226,6 +226,35 @@ describe('survivors', () => {
     await gone(pid);
   });
 
+  test("the agent's own tools at work on the volume are none", async () => {
+    const volume = join(directory, 'volume.img');
+    await writeFile(volume, 'data');
+    const tool = spawn('/bin/sh', ['-c', 'exec <"$1"; echo ready; exec sleep 1000', 'sh', volume]);
+    await once(tool.stdout, 'data');
+    expect(await runtime.survivors(machineId, [volume])).toEqual([]);
+    tool.kill('SIGKILL');
+    await once(tool, 'exit');
+  });
+
+  test('the shim that records the exit, and its tools, are none; a kill does not lose the record', async () => {
+    const [tools, fifo] = [join(directory, 'tools'), join(directory, 'fifo')];
+    await mkdir(tools);
+    await once(spawn('mkfifo', [fifo]), 'exit');
+    const slow = `#!/bin/sh\nPATH=\${PATH#*:}; case $2 in */exit) read line <${fifo};; esac; exec mv "$@"\n`;
+    await writeFile(join(tools, 'mv'), slow, { mode: 0o755 });
+    const path = `${tools}:${process.env.PATH}`;
+    const slowly = await ProcessRuntime.open({ directory: join(directory, 'machines'), clock: systemClock, path });
+    const started = spec(['sleep', '1000']);
+    const status = await slowly.start(started);
+    await slowly.kill(machineId, []);
+    if (status.kind === 'running') await gone(status.pid);
+    expect(await slowly.survivors(machineId, [])).toEqual([]);
+    await slowly.kill(machineId, []);
+    await writeFile(fifo, 'go\n');
+    const ending = await slowly.waitExit(machineId, started.instanceId, forever);
+    expect(ending).toMatchObject({ kind: 'exited', exit: { signal: 'SIGKILL' } });
+  });
+
   test("another agent's Machine of the same ID is none of ours", async () => {
     const other = await ProcessRuntime.open({
       directory: join(directory, 'other'),
