@@ -1,0 +1,131 @@
+import type { Handover } from '../../proto/gen/ferry/v1/handover_pb.ts';
+import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { toFerryError } from '../../shared/error.ts';
+import type { Logger } from '../../shared/log.ts';
+import { type Agents, isSilence } from '../agents.ts';
+import type { LockRow, MigrationRecord, Store } from '../store/store.ts';
+import { givePermitBack, permitsOf } from './permits.ts';
+
+/** What a migration means for the Machine at one of its hosts. `silent`: the host does not say. */
+export type Standing = 'active' | 'over' | 'handed-over' | 'up-here' | 'silent';
+
+/** Tells locks and permits that are nobody's any more, and releases them. */
+export class Orphans {
+  readonly #store: Store;
+  readonly #agents: Agents;
+  readonly #term: bigint;
+  readonly #log: Logger;
+
+  constructor(options: { store: Store; agents: Agents; term: bigint; log: Logger }) {
+    this.#store = options.store;
+    this.#agents = options.agents;
+    this.#term = options.term;
+    this.#log = options.log;
+  }
+
+  /** Releases a lock, and its permits, if its migration has ended or is unknown and both its hosts say so. */
+  async releaseLock(lock: LockRow): Promise<boolean> {
+    if (await this.#isWanted(lock.migrationId)) return false;
+    if (!(await this.isOver(lock))) return false;
+    for (const host of await this.#store.hosts()) {
+      await givePermitBack(this.#agents, host.id, { network: lock.network, holder: lock.migrationId }).catch(() => {});
+    }
+    const released = await this.#store.releaseLock(lock.network, lock.migrationId);
+    if (released) this.#log.warn({ network: lock.network, migration: lock.migrationId }, 'orphaned lock released');
+    return released;
+  }
+
+  /** Releases the permits of one host that are nobody's any more. */
+  async releasePermits(host: string, signal?: AbortSignal): Promise<void> {
+    for (const permit of await permitsOf(this.#agents, host, signal)) {
+      if (await this.#isWanted(permit.migrationId)) continue;
+      if ((await this.#store.lock(permit.network))?.migrationId === permit.migrationId) continue;
+      if (!(await this.#isOverEverywhere(permit.migrationId))) continue;
+      await givePermitBack(this.#agents, host, { network: permit.network, holder: permit.migrationId }, signal);
+      this.#log.warn({ host, network: permit.network, migration: permit.migrationId }, 'orphaned permit released');
+    }
+  }
+
+  /** Whether a migration's two hosts say that the Machine is not down because of it. */
+  async isOver(lock: Pick<LockRow, 'migrationId' | 'machineId' | 'source' | 'destination'>): Promise<boolean> {
+    const source = await this.#sourceStanding(lock);
+    if (source === 'over') return true;
+    return source === 'handed-over' && (await this.#destinationStanding(lock)) === 'up-here';
+  }
+
+  async #isWanted(migrationId: string): Promise<boolean> {
+    const record = await this.#store.migration(migrationId);
+    return record !== undefined && wantsLock(record);
+  }
+
+  /** The source decides until it gave the Machine up: once the ID is burnt there, no ticket can come to be. */
+  async #sourceStanding(lock: Pick<LockRow, 'migrationId' | 'machineId' | 'source'>): Promise<Standing> {
+    const handover = await this.#ask(lock.source, lock.migrationId);
+    if (handover === undefined) return 'silent';
+    if (handover.role === 'unknown') return this.#burn(lock);
+    return standingOf(handover);
+  }
+
+  async #destinationStanding(lock: Pick<LockRow, 'migrationId' | 'destination'>): Promise<Standing> {
+    const handover = await this.#ask(lock.destination, lock.migrationId);
+    return handover === undefined ? 'silent' : standingOf(handover);
+  }
+
+  /** "Never heard of it" stays true only once the ID is burnt. */
+  async #burn(lock: Pick<LockRow, 'migrationId' | 'machineId' | 'source'>): Promise<Standing> {
+    try {
+      const { handover } = await this.#agents.handover(lock.source, (client, options) =>
+        client.abort(
+          {
+            header: { migrationId: lock.migrationId, term: this.#term, lockHolder: lock.migrationId, fence: 0n },
+            reason: 'nobody knows this migration',
+            machineId: lock.machineId,
+          },
+          options,
+        ),
+      );
+      return handover?.step === 'aborted' ? 'over' : 'active';
+    } catch {
+      return 'silent';
+    }
+  }
+
+  /** Without the names of the two hosts (the store was lost) every host is asked; one that is silent leaves it open. */
+  async #isOverEverywhere(migrationId: string): Promise<boolean> {
+    let source: Standing = 'over';
+    let destination: Standing = 'active';
+    for (const host of await this.#store.hosts()) {
+      const handover = await this.#ask(host.id, migrationId);
+      if (handover === undefined) return false;
+      if (handover.role === 'source') source = standingOf(handover);
+      if (handover.role === 'destination') destination = standingOf(handover);
+    }
+    return source === 'over' || (source === 'handed-over' && destination === 'up-here');
+  }
+
+  async #ask(host: string, migrationId: string): Promise<Handover | undefined> {
+    try {
+      const { handover } = await this.#agents.handover(
+        host,
+        (client, options) => client.getHandover({ migrationId }, options),
+        { timeoutMs: 2000 },
+      );
+      return handover;
+    } catch (thrown) {
+      const error = toFerryError(thrown);
+      if (!isSilence(error)) this.#log.debug({ host, err: error }, 'a hand-over could not be asked for');
+      return undefined;
+    }
+  }
+}
+
+/** Whether a migration still has a right to its lock. */
+export function wantsLock({ migration }: MigrationRecord): boolean {
+  return migration.state === MigrationState.RUNNING || migration.holdsLock;
+}
+
+/** What an agent's hand-over means for the Machine there, in its own word. */
+export function standingOf(handover: Handover): Standing {
+  const { standing } = handover;
+  return standing === 'over' || standing === 'handed-over' || standing === 'up-here' ? standing : 'active';
+}

@@ -1,0 +1,101 @@
+import type { Clock } from '../../shared/clock.ts';
+import { toFerryError } from '../../shared/error.ts';
+import type { Logger } from '../../shared/log.ts';
+import { isSilence } from '../agents.ts';
+import type { Orphans } from '../locks/orphans.ts';
+import type { MigrationRecord, Store } from '../store/store.ts';
+import { declineOwed, isWell } from './back.ts';
+import { hasEnded } from './feed.ts';
+import { freeLock } from './free-lock.ts';
+import { Journey, type JourneyParts } from './journey.ts';
+import { isDriven } from './record.ts';
+
+/** Time between two rounds. */
+const roundMs = 5000;
+/** Rounds between two looks at every host's permits. */
+const permitRounds = 6;
+
+/** How the housekeeping is made. */
+export interface HousekeepingOptions {
+  readonly parts: JourneyParts;
+  readonly store: Store;
+  readonly orphans: Orphans;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/**
+ * What is left to do for migrations that have ended, and never blocks their outcome: permits and declines at hosts that did
+ * not answer, locks of parked migrations whose Machine is well again, locks and permits that are nobody's any more.
+ */
+export class Housekeeping {
+  readonly #options: HousekeepingOptions;
+
+  constructor(options: HousekeepingOptions) {
+    this.#options = options;
+  }
+
+  /** Goes round until `signal` aborts; begins at once, because a crash may have left things behind. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { clock, log } = this.#options;
+    for (let round = 0; !signal.aborted; round += 1) {
+      try {
+        await this.round(signal, round % permitRounds === 0);
+      } catch (error) {
+        if (!signal.aborted) log.error({ err: error }, 'a round of housekeeping broke off');
+      }
+      await clock.sleep(roundMs, signal).catch(() => {});
+    }
+  }
+
+  /** One round. */
+  async round(signal: AbortSignal, permitsToo = true): Promise<void> {
+    const { store, orphans, parts, log } = this.#options;
+    for (const record of await store.openMigrations()) {
+      if (hasEnded(record.migration)) await this.#tidy(record, signal);
+    }
+    await parts.locks.releaseOrphans();
+    if (!permitsToo) return;
+    for (const host of await store.hosts()) {
+      await orphans.releasePermits(host.id, signal).catch((error: unknown) => {
+        signal.throwIfAborted();
+        if (!isSilence(toFerryError(error))) log.warn({ host: host.id, err: error }, 'permits could not be looked at');
+      });
+    }
+  }
+
+  async #tidy({ migration, plan }: MigrationRecord, signal: AbortSignal): Promise<void> {
+    const { parts } = this.#options;
+    if (migration.holdsLock) {
+      if (await this.#machineIsWell(migration.machineId, signal)) {
+        await freeLock(parts, plan.lockHolder, signal, 'the Machine is well again');
+      }
+      return;
+    }
+    if (plan.permitHosts.length === 0 && !plan.declineOwed) return;
+    const left = await parts.locks.askBack(migration.network, plan.lockHolder, plan.permitHosts, signal);
+    const owed = plan.declineOwed && (await declineOwed(new Journey(parts, migration, plan), signal));
+    await parts.book.update(migration.id, (draft) => {
+      draft.plan.permitHosts = left;
+      draft.plan.declineOwed = owed;
+      if (left.length === 0 && !owed) draft.open = isDriven(draft);
+    });
+  }
+
+  async #machineIsWell(machineId: string, signal: AbortSignal): Promise<boolean> {
+    const { parts, store } = this.#options;
+    const placement = await store.placement(machineId);
+    if (placement === undefined) return false;
+    try {
+      const { machine } = await parts.agents.machines(
+        placement.hostId,
+        (client, options) => client.agentGetMachine({ machineId }, options),
+        { signal, timeoutMs: 2000 },
+      );
+      return machine !== undefined && isWell(machine);
+    } catch {
+      signal.throwIfAborted();
+      return false;
+    }
+  }
+}

@@ -1,0 +1,117 @@
+import { HostStatus } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { MigrationState, type MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import type { Clock } from '../../shared/clock.ts';
+import { FerryError } from '../../shared/error.ts';
+import { newMigrationId } from '../../shared/ids.ts';
+import type { Random } from '../../shared/random.ts';
+import { chooseHost, needOf, requireHost } from '../placement.ts';
+import type { Roster } from '../roster.ts';
+import type { MigrationRecord, Store } from '../store/store.ts';
+import type { MigrationBook } from './book.ts';
+import type { MigrationDriver } from './driver.ts';
+import { newRecord } from './record.ts';
+
+/** Parked migrations that are looked through for one that holds the network for the same Machine. */
+const parkedMax = 1000;
+
+/** What an operator asks for. */
+export interface MigrationWish {
+  readonly machineId: string;
+  /** Empty = chosen. */
+  readonly destination: string;
+  readonly strategy: MigrationStrategy;
+  readonly startDeadlineMs: number;
+  readonly overrideHosts: readonly string[];
+}
+
+/** How the planner is made. */
+export interface PlannerOptions {
+  readonly store: Store;
+  readonly book: MigrationBook;
+  readonly roster: Roster;
+  readonly driver: MigrationDriver;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly term: bigint;
+}
+
+/** Turns a wish into a claimed migration; whatever can be refused is refused here, before anything is done. */
+export class Planner {
+  readonly #options: PlannerOptions;
+
+  constructor(options: PlannerOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Claims the Machine and begins to drive. Throws unknown_machine, unknown_host, same_host, host_cordoned,
+   * host_unreachable, journal_went_back, no_host, machine_busy or overloaded.
+   */
+  async migrate(wish: MigrationWish): Promise<MigrationRecord> {
+    const { store, book, roster, driver, clock, random, term } = this.#options;
+    const { machineId } = wish;
+    const { hostId: source, network, machine } = await roster.placement(machineId);
+    const need = { ...needOf(machine.config), region: '', not: new Map([[source, 'the Machine is there already']]) };
+    if (wish.destination === source) {
+      throw new FerryError('same_host', `Machine ${machineId} is on ${source} already`, {
+        field: 'destination',
+        expected: 'another host',
+        facts: { host: source },
+      });
+    }
+    const from = await roster.host(source);
+    if (roster.status(from) === HostStatus.UNREACHABLE) {
+      throw new FerryError('host_unreachable', `host ${source}, which owns the Machine, does not answer`, {
+        field: 'machine_id',
+        facts: { host: source },
+      });
+    }
+    for (const host of wish.overrideHosts) await roster.host(host, 'override_hosts');
+    const destination = await this.#destination(wish, need);
+    driver.requireRoom();
+    const id = newMigrationId(clock.nowMs(), random);
+    const { record, answer } = await book.exclusively(async () => {
+      const inherited = await this.#parkedLock(machineId);
+      const claimed = newRecord({
+        ...wish,
+        id,
+        network,
+        source,
+        destination,
+        lockHolder: inherited?.plan.lockHolder ?? id,
+        permitHosts: inherited?.plan.permitHosts ?? [],
+        returns: '',
+        term,
+        nowMs: clock.nowMs(),
+      });
+      return { record: claimed, answer: await store.claimMigration(claimed) };
+    });
+    if (answer.kind === 'busy') {
+      throw new FerryError('machine_busy', `migration ${answer.migrationId} moves Machine ${machineId} already`, {
+        field: 'machine_id',
+        facts: { migration: answer.migrationId, machine: machineId },
+      });
+    }
+    driver.drive(id);
+    return record;
+  }
+
+  async #destination(wish: MigrationWish, need: Parameters<typeof chooseHost>[2]): Promise<string> {
+    const { roster } = this.#options;
+    if (wish.destination === '') {
+      return chooseHost(await roster.hosts(), (host) => roster.status(host), need).id;
+    }
+    const host = await roster.host(wish.destination, 'destination');
+    requireHost(host, roster.status(host), need, 'destination');
+    return host.id;
+  }
+
+  /** A network that stays locked because this Machine is down must not keep it from being moved. */
+  async #parkedLock(machineId: string): Promise<MigrationRecord | undefined> {
+    const unended = await this.#options.store.unendedMigrations(parkedMax);
+    return unended.find(
+      ({ migration }) =>
+        migration.machineId === machineId && migration.state === MigrationState.PARKED && migration.holdsLock,
+    );
+  }
+}

@@ -1,0 +1,170 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import {
+  type HeartbeatRequest,
+  type HeartbeatResponse,
+  HeartbeatResponseSchema,
+  type Host,
+  HostSchema,
+} from '../proto/gen/ferry/v1/host_pb.ts';
+import { HostStatus, type Machine } from '../proto/gen/ferry/v1/machine_pb.ts';
+import type { Clock } from '../shared/clock.ts';
+import { FerryError } from '../shared/error.ts';
+import type { AddressBook } from './agents.ts';
+import type { HostRow, Placement, PlacementFilter, Store } from './store/store.ts';
+
+/** Heartbeats that may stay away before a host counts as unreachable. */
+const missedMax = 3;
+
+/** How the roster is made. */
+export interface RosterOptions {
+  readonly store: Store;
+  readonly clock: Clock;
+  readonly heartbeatIntervalMs: number;
+}
+
+/** Hosts, as heartbeats show them, and the directory of Machines that comes with the heartbeats. */
+export class Roster implements AddressBook {
+  readonly #store: Store;
+  readonly #clock: Clock;
+  readonly #intervalMs: number;
+  readonly #startedMs: number;
+
+  constructor({ store, clock, heartbeatIntervalMs }: RosterOptions) {
+    this.#store = store;
+    this.#clock = clock;
+    this.#intervalMs = heartbeatIntervalMs;
+    this.#startedMs = clock.nowMs();
+  }
+
+  /** Records an agent's report. */
+  async heartbeat(request: HeartbeatRequest): Promise<HeartbeatResponse> {
+    const nowMs = this.#clock.nowMs();
+    const { host, knownCounter } = await this.#store.recordHeartbeat({
+      id: request.hostId,
+      region: request.region,
+      address: request.address,
+      agentVersion: request.agentVersion,
+      capacity: request.capacity,
+      capabilities: request.capabilities,
+      journalId: request.journalId,
+      journalCounter: request.journalCounter,
+      cordoned: request.cordoned,
+      rememberedNumber: request.hostNumber,
+      atMs: nowMs,
+    });
+    const machines = request.placements.flatMap(({ machine }) => (machine === undefined ? [] : [machine]));
+    for (const [network, machine] of new Map(machines.map((machine) => [machine.network, machine]))) {
+      if (network !== '') await this.#store.networkNumber(network, networkOfAddress(machine.privateIp));
+    }
+    await this.#store.putPlacements(
+      request.hostId,
+      machines.map((machine) => placementOf(machine, request.hostId, nowMs)),
+      nowMs - this.#silenceMs,
+    );
+    const others = (await this.#store.hosts()).filter((other) => other.id !== request.hostId);
+    return create(HeartbeatResponseSchema, {
+      hostNumber: host.number,
+      knownJournalCounter: knownCounter,
+      journalWentBack: host.journalWentBack,
+      intervalMs: this.#intervalMs,
+      roster: others.map((other) => this.#describe(other, 0)),
+    });
+  }
+
+  get #silenceMs(): number {
+    return missedMax * this.#intervalMs;
+  }
+
+  /** A host's row; throws unknown_host. */
+  async host(hostId: string, field = 'host_id'): Promise<HostRow> {
+    const row = await this.#store.host(hostId);
+    if (row !== undefined) return row;
+    throw new FerryError('unknown_host', `there is no host ${hostId}`, { field, facts: { host: hostId } });
+  }
+
+  async addressOf(hostId: string): Promise<string> {
+    return (await this.host(hostId)).address;
+  }
+
+  /** All hosts, sorted by ID. */
+  hosts(): Promise<readonly HostRow[]> {
+    return this.#store.hosts();
+  }
+
+  /** Whether heartbeats arrive. After a start of the coordinator hosts have one silence time to report. */
+  status(host: HostRow): HostStatus {
+    const nowMs = this.#clock.nowMs();
+    if (nowMs - host.lastHeartbeatMs <= this.#silenceMs) return HostStatus.OK;
+    return nowMs - this.#startedMs <= this.#silenceMs ? HostStatus.UNKNOWN : HostStatus.UNREACHABLE;
+  }
+
+  /** The host as operators see it. */
+  async describe(host: HostRow): Promise<Host> {
+    return this.#describe(host, (await this.#store.placements({ hostId: host.id })).length);
+  }
+
+  #describe(host: HostRow, machineCount: number): Host {
+    return create(HostSchema, {
+      id: host.id,
+      number: host.number,
+      region: host.region,
+      address: host.address,
+      status: this.status(host),
+      cordoned: host.cordoned,
+      agentVersion: host.agentVersion,
+      capacity: host.capacity,
+      machineCount,
+      lastHeartbeatAt: timestampFromMs(host.lastHeartbeatMs),
+      reason: this.#reasonOf(host),
+      capabilities: [...host.capabilities],
+    });
+  }
+
+  #reasonOf(host: HostRow): string {
+    if (host.journalWentBack) {
+      return 'its journal went back to an older copy: it starts nothing; restore the newer journal, then uncordon it';
+    }
+    if (this.status(host) === HostStatus.UNREACHABLE) {
+      return `no heartbeat since ${new Date(host.lastHeartbeatMs).toISOString()}`;
+    }
+    return '';
+  }
+
+  /** Machines as last seen, with the status of their hosts. */
+  async machines(filter: PlacementFilter): Promise<Machine[]> {
+    const hosts = new Map((await this.#store.hosts()).map((host) => [host.id, host]));
+    return (await this.#store.placements(filter)).map((placement) => {
+      const host = hosts.get(placement.hostId);
+      placement.machine.hostStatus = host === undefined ? HostStatus.UNREACHABLE : this.status(host);
+      return placement.machine;
+    });
+  }
+
+  /** Where a Machine is, as last seen; throws unknown_machine. */
+  async placement(machineId: string): Promise<Placement> {
+    const placement = await this.#store.placement(machineId);
+    if (placement !== undefined) return placement;
+    throw new FerryError('unknown_machine', `no host knows Machine ${machineId}`, {
+      field: 'machine_id',
+      facts: { machine: machineId },
+    });
+  }
+
+  /** Records a Machine as an agent has just answered it. */
+  async saw(machine: Machine, hostId: string): Promise<void> {
+    await this.#store.putPlacement(placementOf(machine, hostId, this.#clock.nowMs()));
+  }
+}
+
+function placementOf(machine: Machine, hostId: string, seenMs: number): Placement {
+  const { id, epoch, network, app } = machine;
+  machine.hostId = hostId;
+  return { machineId: id, hostId, epoch, network, app, machine, seenMs };
+}
+
+/** The network number inside a 6PN address (fdaa, then 32 bits of network); 0 when there is none. */
+function networkOfAddress(address: string): number {
+  const match = /^fdaa:([0-9a-f]{1,4}):([0-9a-f]{1,4}):/.exec(address);
+  return match === null ? 0 : Number.parseInt(match[1]!, 16) * 65_536 + Number.parseInt(match[2]!, 16);
+}

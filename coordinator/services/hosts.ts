@@ -1,0 +1,100 @@
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { HostService } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
+import type { HeartbeatRequest } from '../../proto/gen/ferry/v1/host_pb.ts';
+import { HostStatus } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { FerryError, invalidArgument } from '../../shared/error.ts';
+import { checkId } from '../../shared/ids.ts';
+import type { Logger } from '../../shared/log.ts';
+import type { Agents } from '../agents.ts';
+import type { Roster } from '../roster.ts';
+import type { Store } from '../store/store.ts';
+import { boundedList, boundedText } from './validate.ts';
+
+const placementsMax = 10_000;
+const capabilitiesMax = 64;
+
+/** What hosts need. */
+export interface HostParts {
+  readonly store: Store;
+  readonly roster: Roster;
+  readonly agents: Agents;
+  readonly log: Logger;
+}
+
+/** HostService: heartbeats of agents, and what operators want of hosts. */
+export function hostService({ store, roster, agents, log }: HostParts): ServiceImpl<typeof HostService> {
+  const tellCordon = async (hostId: string, cordoned: boolean) => {
+    await agents
+      .machines(hostId, (client, options) => client.setCordon({ cordoned }, options), { timeoutMs: 2000 })
+      // The agent's copy is for a lost store; its next heartbeat shows the difference and it is told again.
+      .catch((error: unknown) => log.info({ host: hostId, err: error }, 'cordon not recorded at the host yet'));
+  };
+
+  const cordon = async (hostId: string, cordoned: boolean) => {
+    checkId('name', hostId, 'host_id');
+    await roster.host(hostId);
+    await store.setCordon(hostId, cordoned);
+    const host = await roster.host(hostId);
+    if (!cordoned && host.journalWentBack) {
+      throw new FerryError('journal_went_back', `host ${hostId} stays cordoned: its journal is older than is known`, {
+        field: 'host_id',
+        facts: { host: hostId, journal_counter: String(host.journalCounter) },
+      });
+    }
+    await tellCordon(hostId, host.cordoned);
+    return { host: await roster.describe(host) };
+  };
+
+  return {
+    heartbeat: async (request) => {
+      checkHeartbeat(request);
+      const response = await roster.heartbeat(request);
+      const { cordoned, journalWentBack } = await roster.host(request.hostId);
+      if (journalWentBack) log.warn({ host: request.hostId }, 'the journal of this host went back');
+      if (cordoned !== request.cordoned) void tellCordon(request.hostId, cordoned);
+      return response;
+    },
+
+    listHosts: async () => ({
+      hosts: await Promise.all((await roster.hosts()).map((host) => roster.describe(host))),
+    }),
+
+    getHostStatus: async ({ hostId }) => {
+      const host = await roster.host(checkId('name', hostId, 'host_id'));
+      return { host: await roster.describe(host), machines: await roster.machines({ hostId }) };
+    },
+
+    cordonHost: ({ hostId }) => cordon(hostId, true),
+    uncordonHost: ({ hostId }) => cordon(hostId, false),
+
+    removeHost: async ({ hostId }) => {
+      const host = await roster.host(checkId('name', hostId, 'host_id'));
+      const owned = (await store.placements({ hostId })).length;
+      if (owned > 0) {
+        throw invalidArgument('host_id', `${hostId} owns ${owned} Machines`, 'a host that owns none: move them first');
+      }
+      if (roster.status(host) !== HostStatus.UNREACHABLE) {
+        throw invalidArgument('host_id', `${hostId} still reports`, 'a host whose agent was stopped for good');
+      }
+      await store.removeHost(hostId);
+      return {};
+    },
+  };
+}
+
+function checkHeartbeat(request: HeartbeatRequest): void {
+  checkId('name', request.hostId, 'host_id');
+  checkId('name', request.region, 'region');
+  if (!/^([0-9a-zA-Z.-]+|\[[0-9a-f:]+\]):\d{1,5}$/.test(request.address)) {
+    throw invalidArgument('address', `is ${JSON.stringify(request.address.slice(0, 80))}`, '"host:port"');
+  }
+  if (request.journalId === '') throw invalidArgument('journal_id', 'is empty', "the journal's random ID");
+  boundedText(request.journalId, 'journal_id', 64);
+  boundedText(request.agentVersion, 'agent_version', 64);
+  boundedList(request.capabilities, 'capabilities', capabilitiesMax);
+  boundedList(request.placements, 'placements', placementsMax);
+  for (const [index, { machine }] of request.placements.entries()) {
+    checkId('machine', machine?.id ?? '', `placements[${index}].machine.id`);
+    checkId('name', machine?.network ?? '', `placements[${index}].machine.network`);
+  }
+}

@@ -1,0 +1,137 @@
+import type { ServiceImpl } from '@connectrpc/connect';
+import type { MigrationService } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
+import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { FerryError, invalidArgument, toFerryError } from '../../shared/error.ts';
+import { checkId } from '../../shared/ids.ts';
+import { startDeadlineMsMax, startDeadlineMsMin } from '../config.ts';
+import type { MigrationDriver } from '../migrations/driver.ts';
+import { hasEnded } from '../migrations/feed.ts';
+import { freeLock } from '../migrations/free-lock.ts';
+import { Journey, type JourneyParts } from '../migrations/journey.ts';
+import type { Planner } from '../migrations/planner.ts';
+import { boundedList, boundedMs, optionalName } from './validate.ts';
+
+const listDefault = 100;
+const listMax = 1000;
+const overridesMax = 1000;
+const acceptTimeoutMs = 10_000;
+
+/** What migrations need. */
+export interface MigrationParts {
+  readonly parts: JourneyParts;
+  readonly driver: MigrationDriver;
+  readonly planner: Planner;
+  readonly startDeadlineMs: number;
+}
+
+/** MigrationService: claims, shows and steers migrations; the driver does the work. */
+export function migrationService(options: MigrationParts): ServiceImpl<typeof MigrationService> {
+  const { parts, driver, planner } = options;
+  const { store, book, roster } = parts;
+  const get = (migrationId: string) => book.get(checkId('migration', migrationId, 'migration_id'));
+
+  return {
+    migrateMachine: async ({ machineId, destination, strategy, startDeadline, overrideHosts }) => {
+      checkId('machine', machineId, 'machine_id');
+      optionalName(destination, 'destination');
+      for (const [index, host] of boundedList(overrideHosts, 'override_hosts', overridesMax).entries()) {
+        checkId('name', host, `override_hosts[${index}]`);
+      }
+      const startDeadlineMs = boundedMs(startDeadline, 'start_deadline', {
+        msMin: startDeadlineMsMin,
+        msMax: startDeadlineMsMax,
+        fallbackMs: options.startDeadlineMs,
+      });
+      const record = await planner.migrate({ machineId, destination, strategy, startDeadlineMs, overrideHosts });
+      return { migration: record.migration };
+    },
+
+    listMigrations: async ({ openOnly, limit }) => {
+      if (limit > listMax) throw invalidArgument('limit', `is ${limit}`, `at most ${listMax}`);
+      const max = limit === 0 ? listDefault : limit;
+      const records = openOnly ? await store.unendedMigrations(max) : await store.migrations(max);
+      return { migrations: records.map((record) => record.migration) };
+    },
+
+    getMigration: async ({ migrationId }) => ({ migration: (await get(migrationId)).migration }),
+
+    watchMigration: async function* ({ migrationId }, context) {
+      await get(migrationId);
+      for await (const migration of book.watch(migrationId, context.signal)) yield { migration };
+    },
+
+    cancelMigration: async ({ migrationId }, context) => {
+      await get(migrationId);
+      return driver.cancel(migrationId, context.signal);
+    },
+
+    retryMigration: async ({ migrationId }) => {
+      const { migration, plan } = await get(migrationId);
+      if (!hasEnded(migration)) {
+        throw new FerryError('machine_busy', `migration ${migrationId} still runs`, {
+          field: 'migration_id',
+          facts: { migration: migrationId },
+        });
+      }
+      if (migration.state === MigrationState.MOVED) {
+        throw invalidArgument('migration_id', `${migrationId} moved its Machine`, 'one that is parked or moved back');
+      }
+      const { machineId, strategy } = migration;
+      // A move back is retried as what it was for; its own destination is where the Machine should be then.
+      const { destination } = migration;
+      const { startDeadlineMs, overrideHosts } = plan;
+      const record = await planner.migrate({ machineId, destination, strategy, startDeadlineMs, overrideHosts });
+      return { migration: record.migration };
+    },
+
+    acceptDown: async ({ migrationId }) => {
+      const { migration, plan } = await get(migrationId);
+      if (migration.state !== MigrationState.PARKED) {
+        throw invalidArgument('migration_id', `${migrationId} is not parked`, 'a parked migration');
+      }
+      if (migration.holdsLock) {
+        await tellDown(parts, new Journey(parts, migration, plan));
+        await freeLock(
+          parts,
+          plan.lockHolder,
+          AbortSignal.timeout(acceptTimeoutMs),
+          'an operator accepts that it is down',
+        );
+      }
+      return { migration: (await get(migrationId)).migration };
+    },
+
+    overrideHost: async ({ migrationId, hostId }) => {
+      const { migration } = await get(migrationId);
+      await roster.host(checkId('name', hostId, 'host_id'));
+      if (migration.state !== MigrationState.RUNNING) {
+        throw invalidArgument('migration_id', `${migrationId} has ended`, 'one that runs');
+      }
+      if (hostId === migration.source || hostId === migration.destination) {
+        throw invalidArgument('host_id', `${hostId} takes part in the move`, 'a host that only has to promise');
+      }
+      const record = await book.update(migrationId, ({ plan }) => {
+        if (!plan.overrideHosts.includes(hostId)) plan.overrideHosts.push(hostId);
+      });
+      return { migration: record.migration };
+    },
+  };
+}
+
+/** Both hosts give their permits back only once they know that the Machine may stay down. */
+async function tellDown({ agents }: JourneyParts, journey: Journey): Promise<void> {
+  const { source, destination } = journey.migration;
+  await Promise.all(
+    [source, destination].map((host) =>
+      agents
+        .handover(host, (client, options) => client.acceptMachineDown({ header: journey.header }, options), {
+          timeoutMs: 3000,
+        })
+        .catch((thrown: unknown) => {
+          // A host that is silent, or has nothing to do with it any more, is asked for its permit all the same.
+          const error = toFerryError(thrown);
+          if (error.disposition === 'park') throw error;
+        }),
+    ),
+  );
+}

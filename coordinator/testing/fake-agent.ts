@@ -1,0 +1,423 @@
+// Longer than usual: the whole contract of an agent towards a coordinator, in memory, for the coordinator's own tests.
+import { create, type DescService } from '@bufbuild/protobuf';
+import {
+  type Client,
+  type ConnectRouter,
+  createClient,
+  createRouterTransport,
+  type Interceptor,
+  type Transport,
+} from '@connectrpc/connect';
+import { AgentService } from '../../proto/gen/ferry/v1/agent_pb.ts';
+import {
+  type Handover,
+  HandoverSchema,
+  HandoverService,
+  type OrderHeader,
+  SignedStatementSchema,
+} from '../../proto/gen/ferry/v1/handover_pb.ts';
+import { HeartbeatRequestSchema } from '../../proto/gen/ferry/v1/host_pb.ts';
+import type { Permit } from '../../proto/gen/ferry/v1/lock_pb.ts';
+import {
+  DesiredState,
+  DowntimeSchema,
+  type Machine,
+  MachineSchema,
+  MachineState,
+} from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { FerryError, toConnectError } from '../../shared/error.ts';
+import type { Clients } from '../agents.ts';
+
+/** What a test does at a call: throw to refuse it, return to let it through. */
+export type Script = (when: 'before' | 'after') => void | Promise<void>;
+
+/** All fake hosts of a test, and clients that reach them. */
+export class FakeWorld implements Clients {
+  readonly agents = new Map<string, FakeAgent>();
+  /** Orders in the order in which agents obeyed them, as "host.method". */
+  readonly log: string[] = [];
+  /** Machines of one network that were stopped by migrations at the same time: must stay at 1. */
+  downMax = 0;
+  readonly #transports = new Map<string, Transport>();
+
+  add(host: string, options: { region?: string } = {}): FakeAgent {
+    const agent = new FakeAgent(this, host, options.region ?? 'test');
+    this.agents.set(host, agent);
+    this.#transports.set(
+      agent.address,
+      createRouterTransport((router) => agent.routes(router), { router: { interceptors: [scripted(agent)] } }),
+    );
+    return agent;
+  }
+
+  client<S extends DescService>(service: S, address: string): Client<S> {
+    return createClient(service, this.#transports.get(address)!);
+  }
+
+  /** The hosts on which the Machine's process runs. */
+  runningOn(machineId: string): string[] {
+    return [...this.agents.values()].filter((agent) => agent.runs(machineId)).map((agent) => agent.host);
+  }
+
+  countDown(): void {
+    const down = [...this.agents.values()].flatMap((agent) => agent.downNetworks());
+    for (const network of down) this.downMax = Math.max(this.downMax, down.filter((other) => other === network).length);
+  }
+}
+
+function scripted(agent: FakeAgent): Interceptor {
+  return (next) => async (request) => {
+    try {
+      if (agent.silent) throw new FerryError('unreachable', 'nobody is there');
+      const script = agent.scripts.get(request.method.localName);
+      await script?.('before');
+      const response = await next(request);
+      await script?.('after');
+      if (agent.silent) throw new FerryError('unreachable', 'nobody is there');
+      agent.world.log.push(`${agent.host}.${request.method.localName}`);
+      agent.world.countDown();
+      return response;
+    } catch (error) {
+      throw toConnectError(error);
+    }
+  };
+}
+
+interface Row {
+  handover: Handover;
+  peer: string;
+  epoch: bigint;
+  held: boolean;
+}
+
+/** One fake agent: obeys orders as the hand-over protocol says, without processes or bytes. */
+export class FakeAgent {
+  readonly world: FakeWorld;
+  readonly host: string;
+  readonly region: string;
+  readonly machines = new Map<string, Machine>();
+  readonly rows = new Map<string, Row>();
+  readonly permits = new Map<string, { holder: string; fence: bigint }>();
+  /** By method name. */
+  readonly scripts = new Map<string, Script>();
+  /** Answers nothing, not even heartbeats. */
+  silent = false;
+  /** Machines that arrive here do not become healthy. */
+  sick = false;
+  cordoned = false;
+  journalCounter = 1n;
+  hostNumber = 0;
+  #term = 0n;
+
+  constructor(world: FakeWorld, host: string, region: string) {
+    this.world = world;
+    this.host = host;
+    this.region = region;
+  }
+
+  get address(): string {
+    return `${this.host}:1`;
+  }
+
+  /** Puts a Machine here that runs. */
+  give(id: string, network = 'alpha', app = 'shop'): Machine {
+    const machine = create(MachineSchema, {
+      id,
+      name: `m-${id.slice(0, 4)}`,
+      app,
+      network,
+      state: MachineState.STARTED,
+      desiredState: DesiredState.STARTED,
+      hostId: this.host,
+      epoch: 1n,
+      config: { image: '/bin/true' },
+    });
+    this.machines.set(id, machine);
+    return machine;
+  }
+
+  runs(id: string): boolean {
+    return this.machines.get(id)?.state === MachineState.STARTED;
+  }
+
+  /** Networks of Machines that a migration keeps down here. */
+  downNetworks(): string[] {
+    const down = (row: Row) => ['stopping', 'stopped', 'relinquished'].includes(row.handover.step);
+    return [...this.rows.values()]
+      .filter((row) => row.handover.role === 'source' && down(row) && this.#stillDown(row))
+      .map((row) => row.handover.network);
+  }
+
+  #stillDown(row: Row): boolean {
+    if (row.handover.step !== 'relinquished') return true;
+    const there = this.world.agents.get(row.peer)?.rows.get(row.handover.migrationId);
+    return there?.handover.step !== 'owner';
+  }
+
+  heartbeat() {
+    this.journalCounter += 1n;
+    return create(HeartbeatRequestSchema, {
+      hostId: this.host,
+      region: this.region,
+      address: this.address,
+      agentVersion: '0.1.0',
+      journalCounter: this.journalCounter,
+      journalId: `journal-${this.host}`,
+      hostNumber: this.hostNumber,
+      cordoned: this.cordoned,
+      capacity: { cpus: 4, memoryMb: 8192n, volumeFreeBytes: 1n << 40n },
+      placements: [...this.machines.values()]
+        .filter((machine) => machine.state !== MachineState.MIGRATED)
+        .map((machine) => ({ machine })),
+    });
+  }
+
+  routes(router: ConnectRouter): void {
+    router.service(AgentService, {
+      createMachine: (request) => {
+        const known = this.machines.get(request.machineId);
+        if (known !== undefined) return { machine: known };
+        const machine = this.give(request.machineId, request.network, request.app);
+        machine.name = request.name;
+        if (request.config) machine.config = request.config;
+        return { machine };
+      },
+      agentGetMachine: ({ machineId }) => ({ machine: this.#machine(machineId) }),
+      agentListMachines: () => ({ machines: [...this.machines.values()] }),
+      agentSetMachine: ({ machineId, action }) => {
+        const machine = this.#machine(machineId);
+        if (action === 'stop') machine.state = MachineState.STOPPED;
+        if (action === 'start' || action === 'restart') machine.state = MachineState.STARTED;
+        if (action === 'destroy') machine.state = MachineState.DESTROYED;
+        return { machine };
+      },
+      agentListVolumes: () => ({ volumes: [] }),
+      setCordon: ({ cordoned }) => {
+        this.cordoned = cordoned;
+        return {};
+      },
+    });
+    router.service(HandoverService, {
+      offer: (request) => this.#offer(request.header!, request.machineId, request.destination!.hostId),
+      prepare: (request) =>
+        this.#prepare(request.header!, request.record!.machineId, request.source!.hostId, request.epoch),
+      grantPermit: ({ permit, term }) => this.#grant(permit!, term),
+      releasePermit: ({ permit }) => this.#release(permit!),
+      listPermits: () => ({
+        permits: [...this.permits].map(([network, { holder: migrationId, fence }]) => ({
+          network,
+          migrationId,
+          fence,
+        })),
+      }),
+      stopForMigration: ({ header }) => this.#stop(header!),
+      copy: ({ header }) => this.#copy(header!),
+      relinquish: ({ header, destinationRoot }) => this.#relinquish(header!, destinationRoot),
+      accept: ({ header }) => this.#accept(header!),
+      settle: ({ header }) => this.#settle(header!),
+      abort: ({ header, machineId }) => this.#abort(header!, machineId),
+      decline: ({ header, machineId, source }) => this.#decline(header!, machineId, source),
+      takeBack: ({ header }) => this.#takeBack(header!),
+      acceptMachineDown: ({ header }) => ({ handover: this.#show(header!.migrationId) }),
+      getHandover: ({ migrationId }) => ({ handover: this.#show(migrationId) }),
+      listHandovers: () => ({ handovers: [...this.rows.keys()].map((id) => this.#show(id)) }),
+    });
+  }
+
+  #machine(id: string): Machine {
+    const machine = this.machines.get(id);
+    if (machine === undefined) throw new FerryError('unknown_machine', `no Machine ${id} here`);
+    return machine;
+  }
+
+  #heed(term: bigint): void {
+    if (term < this.#term) throw new FerryError('stale_term', `term ${term} is below ${this.#term}`);
+    this.#term = term;
+  }
+
+  #row(header: OrderHeader, role: string): Row {
+    this.#heed(header.term);
+    const row = this.rows.get(header.migrationId);
+    if (row === undefined || row.handover.role !== role) {
+      throw new FerryError('unknown_migration', `no hand-over ${header.migrationId} here`);
+    }
+    if (['aborted', 'returned', 'declined'].includes(row.handover.step)) {
+      throw new FerryError('burnt', `the hand-over is ${row.handover.step} here`);
+    }
+    return row;
+  }
+
+  #show(migrationId: string): Handover {
+    const row = this.rows.get(migrationId);
+    if (row === undefined) return create(HandoverSchema, { migrationId, role: 'unknown' });
+    const { handover } = row;
+    const machine = this.machines.get(handover.machineId);
+    const up = machine?.state === MachineState.STARTED;
+    switch (handover.step) {
+      case 'aborted':
+      case 'returned':
+        handover.standing = 'over';
+        break;
+      case 'relinquished':
+      case 'tombstoned':
+        handover.standing = 'handed-over';
+        break;
+      case 'owner':
+        handover.health = up ? (this.sick ? 'starting' : 'healthy') : '';
+        handover.standing = handover.health === 'healthy' ? 'up-here' : 'active';
+        break;
+      default:
+        handover.standing = 'active';
+    }
+    return handover;
+  }
+
+  #begin(header: OrderHeader, role: string, machineId: string, step: string, peer: string, epoch: bigint): Row {
+    const known = this.rows.get(header.migrationId);
+    if (known !== undefined) return known;
+    const { migrationId } = header;
+    const row: Row = {
+      handover: create(HandoverSchema, { migrationId, machineId, role, step, epoch, term: header.term }),
+      peer,
+      epoch,
+      held: false,
+    };
+    this.rows.set(migrationId, row);
+    return row;
+  }
+
+  #offer(header: OrderHeader, machineId: string, destination: string) {
+    this.#heed(header.term);
+    const machine = this.#machine(machineId);
+    if (machine.state === MachineState.MIGRATED) throw new FerryError('not_owner', `${machineId} was given away`);
+    const row = this.#begin(header, 'source', machineId, 'offered', destination, machine.epoch);
+    if (row.handover.step === 'aborted') throw new FerryError('burnt', 'aborted here');
+    row.handover.network = machine.network;
+    const { name, app, network, config } = machine;
+    return {
+      handover: this.#show(header.migrationId),
+      network,
+      record: { machineId, name, app, network, ...(config && { config }) },
+    };
+  }
+
+  #prepare(header: OrderHeader, machineId: string, source: string, epoch: bigint) {
+    this.#heed(header.term);
+    const row = this.#begin(header, 'destination', machineId, 'prepared', source, epoch);
+    if (row.handover.step === 'declined') throw new FerryError('burnt', 'declined here');
+    row.handover.volumeId = 'vol_0000000000000000';
+    return { handover: this.#show(header.migrationId) };
+  }
+
+  #grant({ network, migrationId, fence }: Permit, term: bigint) {
+    this.#heed(term);
+    const held = this.permits.get(network);
+    if (held !== undefined && held.holder !== '' && held.holder !== migrationId) {
+      throw new FerryError('permit_refused', `held by ${held.holder}`, { facts: { holder: held.holder } });
+    }
+    const seen = held?.fence ?? 0n;
+    if (held?.holder === migrationId ? fence < seen : fence <= seen) {
+      throw new FerryError('stale_fence', `fence ${fence} is not above ${seen}`, { facts: { seen: String(seen) } });
+    }
+    this.permits.set(network, { holder: migrationId, fence });
+    return { permit: { network, migrationId, fence } };
+  }
+
+  #release({ network, migrationId, fence }: Permit) {
+    const held = this.permits.get(network);
+    if (held?.holder !== migrationId || held.fence !== fence) return { released: false };
+    this.permits.set(network, { holder: '', fence });
+    return { released: true };
+  }
+
+  #stop(header: OrderHeader) {
+    const row = this.#row(header, 'source');
+    if (row.handover.step === 'offered') {
+      const permit = this.permits.get(row.handover.network);
+      if (permit?.holder !== header.lockHolder) throw new FerryError('no_permit', 'no permit here');
+      row.held = true;
+      row.handover.step = 'stopped';
+      row.handover.root = `root-${row.handover.machineId}`;
+      this.#machine(row.handover.machineId).state = MachineState.MIGRATING;
+    }
+    return { handover: this.#show(header.migrationId) };
+  }
+
+  #copy(header: OrderHeader) {
+    const row = this.#row(header, 'destination');
+    if (row.handover.step === 'prepared') {
+      row.handover.step = 'verified';
+      row.handover.root = `root-${row.handover.machineId}`;
+    }
+    return { handover: this.#show(header.migrationId) };
+  }
+
+  #relinquish(header: OrderHeader, destinationRoot: string) {
+    const row = this.#row(header, 'source');
+    if (row.handover.step === 'stopped') {
+      if (destinationRoot !== row.handover.root) throw new FerryError('root_mismatch', 'roots differ');
+      row.handover.step = 'relinquished';
+      row.handover.statement = create(SignedStatementSchema, { kind: 'Ticket' });
+      this.#machine(row.handover.machineId).state = MachineState.MIGRATED;
+    }
+    return { handover: this.#show(header.migrationId) };
+  }
+
+  #accept(header: OrderHeader) {
+    const row = this.#row(header, 'destination');
+    const { machineId } = row.handover;
+    if (row.handover.step !== 'owner') {
+      row.handover.step = 'owner';
+      row.handover.statement = create(SignedStatementSchema, { kind: 'Settlement' });
+      row.handover.downtime = create(DowntimeSchema, { totalMs: 42n });
+      const record = this.world.agents.get(row.peer)!.machines.get(machineId)!;
+      const machine = this.give(machineId, record.network, record.app);
+      machine.epoch = row.epoch;
+    }
+    return { handover: this.#show(header.migrationId) };
+  }
+
+  #settle(header: OrderHeader) {
+    const row = this.#row(header, 'source');
+    if (row.handover.step === 'relinquished') row.handover.step = 'tombstoned';
+    return { handover: this.#show(header.migrationId) };
+  }
+
+  #abort(header: OrderHeader, machineId: string) {
+    this.#heed(header.term);
+    const row = this.#begin(header, 'source', machineId, 'aborted', '', 0n);
+    if (row.handover.step === 'relinquished' || row.handover.step === 'tombstoned') {
+      throw new FerryError('too_late', 'the Machine is given away');
+    }
+    if (row.handover.step !== 'aborted' && row.handover.step !== 'returned') {
+      row.handover.step = 'aborted';
+      this.#backUp(row);
+    }
+    return { handover: this.#show(header.migrationId) };
+  }
+
+  #backUp(row: Row): void {
+    if (!row.held) return;
+    const machine = this.#machine(row.handover.machineId);
+    machine.state = MachineState.STARTED;
+    machine.epoch = row.epoch + 2n;
+  }
+
+  #decline(header: OrderHeader, machineId: string, source: string) {
+    this.#heed(header.term);
+    const row = this.#begin(header, 'destination', machineId, 'declined', source, 0n);
+    if (row.handover.step === 'owner') throw new FerryError('too_late', 'the Machine is owned here');
+    row.handover.step = 'declined';
+    row.handover.statement = create(SignedStatementSchema, { kind: 'Decline' });
+    return { handover: this.#show(header.migrationId) };
+  }
+
+  #takeBack(header: OrderHeader) {
+    const row = this.rows.get(header.migrationId)!;
+    if (row.handover.step === 'relinquished') {
+      row.handover.step = 'returned';
+      this.#backUp(row);
+    }
+    return { handover: this.#show(header.migrationId) };
+  }
+}
