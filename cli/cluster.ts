@@ -135,12 +135,13 @@ export class Cluster {
     const ran = new Set<string>();
     const end = async (machine: Machine) => {
       const call = { timeoutMs: removeMsMax };
-      const request = { machineId: machine.id, force: true };
-      if (machine.desiredState === DesiredState.STARTED) ran.add(machine.id);
+      const machineId = machine.id;
+      if (machine.desiredState === DesiredState.STARTED) ran.add(machineId);
       try {
         if (machine.migrationId !== '')
           await migrations.cancelMigration({ migrationId: machine.migrationId }, call).catch(() => undefined);
-        await (how === 'stop' ? machines.stopMachine(request, call) : machines.destroyMachine(request, call));
+        if (how === 'stop') await machines.stopMachine({ machineId }, call);
+        else await machines.destroyMachine({ machineId, force: true }, call);
       } catch (error) {
         if (toFerryError(error).reason === 'unreachable') throw error;
       }

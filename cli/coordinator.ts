@@ -1,11 +1,11 @@
 import type { Command } from 'commander';
 import { coordinatorFlags, parseCoordinatorConfig } from '../coordinator/config.ts';
+import { describeFlags } from '../shared/flags.ts';
 import type { Terminal } from './context.ts';
 import type { Outcome } from './program.ts';
 
 /** Registers `ferry coordinator`, whose flags are the daemon's own. */
 export function registerCoordinator(program: Command, terminal: Terminal, _outcome: Outcome): void {
-  const flags = coordinatorFlags.map(([flag, help]) => `  ${flag.padEnd(34)} ${help}`).join('\n');
   program
     .command('coordinator [flags...]')
     .description('run a coordinator (a daemon; logs on standard error)')
@@ -13,7 +13,7 @@ export function registerCoordinator(program: Command, terminal: Terminal, _outco
     .allowUnknownOption()
     .addHelpText(
       'after',
-      `\nFlags:\n${flags}\n\nExample: ferry coordinator --data-dir /var/lib/ferry --listen 127.0.0.1:7400`,
+      `\nFlags, each also as FERRY_COORDINATOR_NAME in the environment:\n${describeFlags(coordinatorFlags)}\n\nExample: ferry coordinator --data-dir /var/lib/ferry --listen 127.0.0.1:7400`,
     )
     .action(async (argv: string[]) => {
       const config = parseCoordinatorConfig(argv, terminal.env);

@@ -170,7 +170,7 @@ export function copyingMigration(changes: Partial<Migration> = {}): Migration {
     state: MigrationState.RUNNING,
     step: MigrationStep.FORK,
     attempt: 1,
-    waitingFor: 'copying the volume',
+    waitingFor: 'the copy at host-2',
     steps: [...stepsDone, { step: MigrationStep.FORK, startedAt: at(1170) }],
     progress: {
       bytesTotal: 1024n ** 3n,

@@ -17,7 +17,7 @@ import type { Machine } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { durationFromMs, parseDurationMs } from '../shared/duration.ts';
 import { FerryError, invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
-import { readMachineFile } from '../shared/machine-config.ts';
+import { type MachineFile, parseFlyToml, parseMachineJson } from '../shared/machine-config.ts';
 import { type CommonOptions, Session, type Terminal, withCommonOptions } from './context.ts';
 import { exitCodes } from './output/errors.ts';
 import { jsonDocument, jsonLine } from './output/json.ts';
@@ -35,6 +35,7 @@ interface RunOptions extends CommonOptions {
   readonly network?: string;
   readonly host?: string;
   readonly region?: string;
+  readonly processGroup?: string;
   readonly start: boolean;
 }
 
@@ -51,11 +52,12 @@ export function registerMachine(program: Command, terminal: Terminal, outcome: O
 
   withCommonOptions(noun.command('run <file>'))
     .description('run a Machine from a Machines API config (JSON) or a fly.toml')
-    .option('--app <name>', 'app that it belongs to (default: the one of the fly.toml)')
-    .option('--name <name>', 'name of the Machine (default: made up)')
+    .option('--app <name>', 'app that it belongs to (default: the one that the file names)')
+    .option('--name <name>', 'name of the Machine (default: the one that the file names, or made up)')
     .option('--network <name>', 'private network of the app')
     .option('--host <name>', 'host to run it on (default: chosen)')
-    .option('--region <name>', 'region to run it in (default: any)')
+    .option('--region <name>', 'region to run it in (default: the one that the file names, or any)')
+    .option('--process-group <name>', 'which of the [processes] of a fly.toml')
     .option('--no-start', 'create it without starting it')
     .addHelpText('after', '\nExample: ferry machine run ledger.json --app shop --host host-1')
     .action(async (file: string, options: RunOptions) => run(file, options, new Session(terminal, options)));
@@ -190,19 +192,17 @@ function tell(session: Session, machine: Machine | undefined, note = ''): void {
 }
 
 async function run(file: string, options: RunOptions, session: Session): Promise<void> {
-  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    throw invalidArgument('FILE', `cannot be read (${error.code}: ${file})`, 'a JSON config or a fly.toml');
-  });
-  const { config, app, name } = readMachineFile(text, file);
+  const { app, name, region, config } = await readMachineFile(file, options.processGroup ?? '');
   const request = {
-    app: options.app ?? app ?? '',
-    name: options.name ?? name ?? '',
+    app: options.app ?? app,
+    name: options.name ?? name,
     network: options.network ?? '',
     hostId: options.host ?? '',
-    region: options.region ?? '',
+    region: options.region ?? region,
     skipLaunch: !options.start,
     config,
   };
+  if (request.app === '') throw invalidArgument('--app', 'is missing, and the file names none', 'the name of an app');
   const response = await session.call((call) => session.client(MachineService).runMachine(request, call), 60_000);
   if (session.json) return session.terminal.out(jsonDocument(RunMachineResponseSchema, response));
   const machine = present(response.machine);
@@ -211,6 +211,26 @@ async function run(file: string, options: RunOptions, session: Session): Promise
     `  private IP ${machine.privateIp}, bound to ${machine.bindIp}${machine.volumeId && `, volume ${machine.volumeId}`}`,
   );
   session.line(`  look at it: ferry machine status ${machine.id}`);
+}
+
+async function readMachineFile(file: string, processGroup: string): Promise<MachineFile> {
+  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    throw invalidArgument('FILE', `cannot be read (${error.code}: ${file})`, 'a JSON config or a fly.toml');
+  });
+  if (file.endsWith('.toml')) return parseFlyToml(text, processGroup);
+  if (processGroup !== '')
+    throw invalidArgument('--process-group', 'is given', 'a fly.toml with it; JSON has no groups');
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw invalidArgument(
+      'FILE',
+      `is no JSON (${(error as Error).message})`,
+      'a Machines API config, or a name in .toml',
+    );
+  }
+  return parseMachineJson(json);
 }
 
 async function logs(id: string, options: { lines: string; follow?: boolean }, session: Session): Promise<number> {

@@ -99,7 +99,7 @@ test.each([
   [['status', '--coordinator', 'nowhere'], '--coordinator: is "nowhere"'],
   [['dev', '--hosts', '0'], '--hosts: is "0"; expected a whole number from 1 to 8'],
   [['agent', '--hots', 'x'], 'only these flags: --host'],
-  [['coordinator', '--lisen', 'x'], 'expected --data-dir, --listen'],
+  [['coordinator', '--lisen', 'x'], 'only these flags: --data-dir'],
 ])('wrong usage %j ends with 2 and says what is expected', async (argv, text) => {
   const terminal = new FakeTerminal();
   expect(await terminal.run(...argv)).toBe(2);
@@ -148,28 +148,53 @@ test('--json prints one document with protobuf names and unset fields', async ()
   expect(machine.events[3].migration).toMatchObject({ migrated: true, downtime: { totalMs: '1234' } });
 });
 
-test('machine run sends the file with what the options say', async () => {
+/** Runs `machine run` on a file; answers the exit code, the request and the terminal. */
+async function runFile(name: string, text: string, ...options: string[]) {
   const directory = mkdtempSync(join(tmpdir(), 'cli-test-'));
-  const file = join(directory, 'machine.json');
-  writeFileSync(file, JSON.stringify({ image: '/bin/sleep', init: { cmd: ['60'] }, guest: { memory_mb: 64 } }));
-  let request: RunMachineRequest | undefined;
+  const file = join(directory, name);
+  writeFileSync(file, text);
+  const requests: RunMachineRequest[] = [];
   const terminal = await terminalFor({
     machines: {
       runMachine: (asked) => {
-        request = asked;
+        requests.push(asked);
         return { machine: movedMachine() };
       },
     },
   });
-  try {
-    const code = await terminal.run('machine', 'run', file, '--app', 'shop', '--host', 'host-1', '--no-start');
-    expect([code, terminal.stderr]).toEqual([0, '']);
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
-  expect(request).toMatchObject({ app: 'shop', hostId: 'host-1', region: '', skipLaunch: true });
-  expect(request?.config).toMatchObject({ image: '/bin/sleep', init: { cmd: ['60'] }, guest: { memoryMb: 64 } });
-  expect(terminal.stdout).toContain(`Machine ${machineId} (ledger) is started on host-2.\n`);
+  const code = await terminal.run('machine', 'run', file, ...options);
+  rmSync(directory, { recursive: true });
+  return { code, request: requests[0], stdout: terminal.stdout, stderr: terminal.stderr };
+}
+
+test('machine run sends a JSON config with what the options say', async () => {
+  const config = JSON.stringify({ image: '/bin/sleep', init: { cmd: ['60'] }, guest: { memory_mb: 64 } });
+  const ran = await runFile('machine.json', config, '--app', 'shop', '--host', 'host-1', '--no-start');
+  expect(ran).toMatchObject({ code: 0, stderr: '' });
+  expect(ran.request).toMatchObject({ app: 'shop', hostId: 'host-1', region: '', skipLaunch: true });
+  expect(ran.request?.config).toMatchObject({ image: '/bin/sleep', init: { cmd: ['60'] }, guest: { memoryMb: 64 } });
+  expect(ran.stdout).toContain(`Machine ${machineId} (ledger) is started on host-2.\n`);
+});
+
+test('machine run sends a fly.toml with its app and region', async () => {
+  const text =
+    'app = "shop"\nprimary_region = "ams"\n[build]\nimage = "/bin/sleep"\n[processes]\nweb = "60"\njob = "90"\n';
+  const ran = await runFile('fly.toml', text, '--process-group', 'job');
+  expect(ran).toMatchObject({ code: 0, stderr: '' });
+  expect(ran.request).toMatchObject({ app: 'shop', region: 'ams', skipLaunch: false });
+  expect(ran.request?.config).toMatchObject({ image: '/bin/sleep', init: { cmd: ['90'] } });
+});
+
+test.each([
+  ['machine.json', '{', ['--app', 'shop'], 'FILE: is no JSON'],
+  ['machine.json', '{"image": "/bin/sleep"}', [], '--app: is missing, and the file names none'],
+  ['machine.json', '{"imag": "/bin/sleep"}', ['--app', 'shop'], 'imag'],
+  ['machine.json', '{"image": "/bin/sleep"}', ['--app', 'shop', '--process-group', 'web'], '--process-group: is given'],
+  ['fly.toml', 'app = ', [], 'fly.toml: '],
+])('machine run refuses %s with %j', async (name, text, options, message) => {
+  const ran = await runFile(name, text, ...options);
+  expect(ran).toMatchObject({ code: 2, request: undefined, stdout: '' });
+  expect(ran.stderr).toContain(message);
 });
 
 test.each([

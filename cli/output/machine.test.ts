@@ -21,7 +21,7 @@ VM
   Name          = ledger
   Private IP    = fdaa:0:1:2::3
   Region        = local
-  Process Group =
+  Process Group = app
   CPU Kind      = shared
   vCPUs         = 1
   Memory        = 256

@@ -70,7 +70,7 @@ export function renderMachineStatus(machine: Machine): string {
     ['Name', machine.name],
     ['Private IP', machine.privateIp],
     ['Region', machine.region],
-    ['Process Group', config?.metadata.fly_process_group ?? config?.metadata.ferry_process_group ?? ''],
+    ['Process Group', config?.metadata.process_group ?? 'app'],
     ['CPU Kind', config?.guest?.cpuKind ?? ''],
     ['vCPUs', String(config?.guest?.cpus || '')],
     ['Memory', String(config?.guest?.memoryMb || '')],

@@ -50,7 +50,7 @@ export function renderOutcome(migration: Migration): string {
   let text = '';
   switch (migration.state) {
     case MigrationState.MOVED:
-      text += `Moved: Machine ${machineId} runs on ${destination} (from ${source}, epoch ${migration.epoch})${took}.\n`;
+      text += `Moved: Machine ${machineId} is on ${destination} (from ${source}, epoch ${migration.epoch})${took}.\n`;
       break;
     case MigrationState.MOVED_BACK:
       text += `Moved back: Machine ${machineId} is on ${source} again${took}; nothing was lost.\n`;

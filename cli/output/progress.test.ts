@@ -10,8 +10,9 @@ const steps = `Migration mig_01J08P60K8NK33K9P5MQ5M4QN8: Machine d8dd625fed5568 
 [ 3/10] lock           20 ms  network default, fence 1
 [ 4/10] stop         1.100 s  stopped
 `;
+const waits = '        waiting for the copy at host-2\n';
 const copy = 'copying: 512.0 MiB of 1.0 GiB (50 %), 100.0 MiB sent, 256.0 MiB/s, 0:02 left';
-const outcome = `Moved: Machine d8dd625fed5568 runs on host-2 (from host-1, epoch 2) in 2.500 s.
+const outcome = `Moved: Machine d8dd625fed5568 is on host-2 (from host-1, epoch 2) in 2.500 s.
 Downtime
   signal -> exit      = 0.100s
   exit -> copied      = 0.800s
@@ -29,10 +30,10 @@ test('plain lines: each step once, each tenth of the copy once, the outcome once
   const view = new MigrationView(terminal);
   view.show(copyingMigration());
   view.show(copyingMigration());
-  view.show(movedMigration({ settled: false, waitingFor: 'host-1 reads its kept copy again' }));
+  view.show(movedMigration({ settled: false }));
   view.show(movedMigration());
   expect(terminal.stdout).toBe(
-    `${steps}        ${copy}\n[ 5/10] fork         1.000 s  roots equal\n${outcome}Settling, without downtime: host-1 reads its kept copy again\n`,
+    `${steps}${waits}        ${copy}\n[ 5/10] fork         1.000 s  roots equal\n${outcome}Settling, without downtime: host-1 reads its kept copy again.\n`,
   );
 });
 
@@ -44,10 +45,16 @@ test('plain lines: what is waited for, once', () => {
   view.show(waiting);
   view.show({ ...waiting, waitingFor: 'the permit of host-3' });
   expect(terminal.stdout.split('\n').slice(1)).toEqual([
-    '        waiting: network default',
-    '        waiting: the permit of host-3',
+    '        waiting for network default',
+    '        waiting for the permit of host-3',
     '',
   ]);
+});
+
+test('a step that never ended is shown when the migration has', () => {
+  const terminal = new FakeTerminal();
+  new MigrationView(terminal).show(copyingMigration({ state: MigrationState.MOVED_BACK }));
+  expect(terminal.stdout).toContain('[ 5/10] fork             ...\nMoved back: ');
 });
 
 test('on a terminal the current step is one line, written over, and cut at the edge', () => {

@@ -25,39 +25,31 @@ export function bar(percent: number): string {
  */
 export class MigrationView {
   readonly #terminal: Pick<Terminal, 'out' | 'isTerminal' | 'columns'>;
+  #headShown = false;
   #stepsShown = 0;
   #lastWait = '';
   #lastCopy = '';
-  #outcomeShown = false;
+  #lastState: MigrationState = MigrationState.RUNNING;
   #live = false;
 
   constructor(terminal: Pick<Terminal, 'out' | 'isTerminal' | 'columns'>) {
     this.#terminal = terminal;
   }
 
-  /** Whether the outcome was printed. */
-  get ended(): boolean {
-    return this.#outcomeShown;
-  }
-
   /** Shows what is new in `migration`. */
   show(migration: Migration): void {
-    if (!this.#outcomeShown && this.#stepsShown === 0 && this.#lastWait === '') this.#head(migration);
-    // Steps end in their order, so those shown are always the first ones.
-    for (const step of migration.steps.slice(this.#stepsShown)) {
-      if (step.endedAt === undefined) break;
+    const { id, machineId, source, destination, state, steps } = migration;
+    if (!this.#headShown) this.#line(`Migration ${id}: Machine ${machineId} from ${source} to ${destination}`);
+    this.#headShown = true;
+    for (const step of steps.slice(this.#stepsShown)) {
+      // The current step is shown once it has ended; one that never will is shown with those after it.
+      if (step.endedAt === undefined && step === steps.at(-1) && this.#mayStillEnd(migration)) break;
       this.#line(stepLine(step));
       this.#stepsShown += 1;
     }
-    if (migration.state === MigrationState.RUNNING) this.#running(migration);
-    else this.#outcome(migration);
-  }
-
-  #head(migration: Migration): void {
-    this.#lastWait = ' ';
-    this.#line(
-      `Migration ${migration.id}: Machine ${migration.machineId} from ${migration.source} to ${migration.destination}`,
-    );
+    if (state === MigrationState.RUNNING) this.#running(migration);
+    else if (state !== this.#lastState) this.#outcome(migration);
+    this.#lastState = state;
   }
 
   /** Ends the live line. */
@@ -66,27 +58,30 @@ export class MigrationView {
     this.#live = false;
   }
 
+  #mayStillEnd({ state, settled }: Migration): boolean {
+    return state === MigrationState.RUNNING || (state === MigrationState.MOVED && !settled);
+  }
+
   #line(text: string): void {
     this.finish();
     this.#terminal.out(`${text}\n`);
   }
 
   #running(migration: Migration): void {
-    const copying = migration.step === MigrationStep.FORK ? migration.progress : undefined;
-    const { waitingFor } = migration;
+    const { step, waitingFor, attempt } = migration;
+    const copy = step === MigrationStep.FORK ? migration.progress : undefined;
     if (this.#terminal.isTerminal) {
-      const what = copying === undefined ? waitingFor : `${bar(copyPercent(copying))} ${copyText(copying)}`;
-      const number = String(migration.step).padStart(2);
-      const text = `[${number}/${MigrationStep.SETTLE}] ${word(MigrationStep, migration.step).padEnd(10)} ${what}`;
+      const parts = copy === undefined ? [] : [bar(copyPercent(copy)), copyText(copy)];
+      if (copy === undefined || attempt > 1) parts.push(waitingFor);
+      const number = String(step).padStart(2);
+      const text = `[${number}/${MigrationStep.SETTLE}] ${word(MigrationStep, step).padEnd(10)} ${parts.join(' ')}`;
       this.#terminal.out(clearLine + text.slice(0, Math.max(20, this.#terminal.columns() - 1)));
       this.#live = true;
       return;
     }
-    if (copying !== undefined) this.#plainCopy(copying);
-    else if (waitingFor !== '' && waitingFor !== this.#lastWait) {
-      this.#lastWait = waitingFor;
-      this.#line(`        waiting: ${waitingFor}`);
-    }
+    if (waitingFor !== '' && waitingFor !== this.#lastWait) this.#line(`        waiting for ${waitingFor}`);
+    this.#lastWait = waitingFor;
+    if (copy !== undefined) this.#plainCopy(copy);
   }
 
   #plainCopy(progress: CopyProgress): void {
@@ -98,16 +93,9 @@ export class MigrationView {
   }
 
   #outcome(migration: Migration): void {
-    const { state, settled } = migration;
-    if (!this.#outcomeShown || state === MigrationState.PARKED) {
-      this.finish();
-      this.#terminal.out(renderOutcome(migration));
-    }
-    if (!this.#outcomeShown && state === MigrationState.MOVED && !settled) {
-      this.#line(
-        `Settling, without downtime: ${migration.waitingFor || `${migration.source} reads its kept copy again`}`,
-      );
-    }
-    this.#outcomeShown = true;
+    this.finish();
+    this.#terminal.out(renderOutcome(migration));
+    if (migration.state !== MigrationState.MOVED || migration.settled) return;
+    this.#line(`Settling, without downtime: ${migration.source} reads its kept copy again.`);
   }
 }

@@ -6,7 +6,7 @@
 //   GET /entries?from=N              -> up to 1000 entries, oldest first
 //   GET /head                        -> {"count", "hash"}
 //   GET /health                      -> 200
-import { createHash, randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import { closeSync, constants, fdatasync, fstatSync, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { dirname, join } from 'node:path';
@@ -16,6 +16,7 @@ const sync = promisify(fdatasync);
 
 /** Bytes of a block: one entry. */
 export const blockBytes = 4096;
+const hashOffset = 48;
 const headerBytes = 80;
 const keyBytesMax = 128;
 /** Largest payload in bytes. */
@@ -36,7 +37,7 @@ export interface Entry {
   readonly payload: string;
   /** Hash of the entry before, 64 zeros for the first. */
   readonly previous: string;
-  /** SHA-256 over the block without this field. */
+  /** SHA-256 over the block with zeros in this field. */
   readonly hash: string;
 }
 
@@ -50,12 +51,8 @@ export function encodeBlock(index: number, key: string, payload: string, previou
   block.writeUInt16BE(payloadBytes, 6);
   block.writeBigUInt64BE(BigInt(index), 8);
   block.write(previous, 16, 'hex');
-  blockHash(block).copy(block, 48);
+  block.write(hash('sha256', block), hashOffset, 'hex');
   return block;
-}
-
-function blockHash(block: Buffer): Buffer {
-  return createHash('sha256').update(block.subarray(0, 48)).update(block.subarray(headerBytes)).digest();
 }
 
 /** The entry in a block. Throws when the block is damaged or not entry `index` after `previous`. */
@@ -65,17 +62,16 @@ export function decodeBlock(block: Buffer, index: number, previous: string): Ent
   const keyEnd = headerBytes + block.readUInt16BE(4);
   const end = keyEnd + block.readUInt16BE(6);
   if (end > blockBytes) throw broken('its lengths are wrong');
-  const hash = block.toString('hex', 48, headerBytes);
-  if (blockHash(block).toString('hex') !== hash) throw broken('its checksum is wrong');
+  const found = block.toString('hex', hashOffset, headerBytes);
+  // The hash is over the whole block with zeros in its own place.
+  block.fill(0, hashOffset, headerBytes);
+  const right = hash('sha256', block);
+  block.write(found, hashOffset, 'hex');
+  if (right !== found) throw broken('its checksum is wrong');
   if (block.readBigUInt64BE(8) !== BigInt(index)) throw broken(`it calls itself ${block.readBigUInt64BE(8)}`);
-  if (block.toString('hex', 16, 48) !== previous) throw broken('it does not follow the entry before');
-  return {
-    index,
-    key: block.toString('utf8', headerBytes, keyEnd),
-    payload: block.toString('utf8', keyEnd, end),
-    previous,
-    hash,
-  };
+  if (block.toString('hex', 16, hashOffset) !== previous) throw broken('it does not follow the entry before');
+  const key = block.toString('utf8', headerBytes, keyEnd);
+  return { index, key, payload: block.toString('utf8', keyEnd, end), previous, hash: found };
 }
 
 interface Waiting {
@@ -154,15 +150,15 @@ export class Ledger {
         // After a failed sync nobody knows what is on the disk: only a restart, which reads it again, may go on.
         if (this.#failed !== undefined) throw this.#failed;
         const written = new Map<string, Entry>();
-        let { count, hash } = this.head;
+        let { count, hash: previous } = this.head;
         for (const { key, payload } of batch) {
           if (written.has(key) || this.#indexOfKey.has(key)) continue;
           if (count >= this.#blocksMax) throw new Error(`the volume is full with ${count} entries`);
-          const block = encodeBlock(count, key, payload, hash);
+          const block = encodeBlock(count, key, payload, previous);
           writeSync(this.#file, block, 0, blockBytes, count * blockBytes);
-          const entry = decodeBlock(block, count, hash);
+          const entry = decodeBlock(block, count, previous);
           written.set(key, entry);
-          hash = entry.hash;
+          previous = entry.hash;
           count += 1;
         }
         await sync(this.#file);
