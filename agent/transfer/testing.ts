@@ -58,7 +58,7 @@ export class MemoryDisk implements Disk {
     const map = new AllocationMap(sizeBytes, { kind: 'extents' });
     const { current } = this.#files.get(path)!;
     for (let at = 0; at < sizeBytes; at += 4096) {
-      if (current.subarray(at, at + 4096).some((byte) => byte !== 0)) map.add(at, at + 4096);
+      if (!isZero(current.subarray(at, at + 4096))) map.add(at, at + 4096);
     }
     return map;
   }
@@ -129,7 +129,8 @@ export class MemoryDisk implements Disk {
         this.#tick();
         // Only what was written before the call is promised; what comes during it is not.
         const promised = inode.unsynced.length;
-        await Promise.resolve();
+        for (let turn = 0; turn < 20; turn += 1) await Promise.resolve();
+        this.#tick();
         for (const done of inode.unsynced.splice(0, promised)) {
           inode.durable =
             done.kind === 'write'
@@ -141,6 +142,12 @@ export class MemoryDisk implements Disk {
       close: async () => {},
     };
   }
+}
+
+const ZEROS = new Uint8Array(4096);
+
+function isZero(block: Uint8Array): boolean {
+  return Buffer.compare(block, ZEROS.subarray(0, block.length)) === 0;
 }
 
 function resized(bytes: Uint8Array, sizeBytes: number): Uint8Array {
@@ -194,7 +201,7 @@ export class MemorySource implements PullSource {
     for (let at = offset; at < end; ) {
       const next = Math.min(end, (Math.floor(at / 4096) + 1) * 4096);
       const block = Buffer.from(this.bytes.buffer, this.bytes.byteOffset + at, next - at);
-      let flags = block.some((byte) => byte !== 0) ? 0 : EXTENT_HOLE | EXTENT_ZERO;
+      let flags = isZero(block) ? EXTENT_HOLE | EXTENT_ZERO : 0;
       if (context !== BASE_ALLOCATION) flags = block.equals(this.#base!.subarray(at, next)) ? 0 : 1;
       const last = extents.at(-1);
       if (last?.flags === flags) last.length += next - at;
