@@ -1,11 +1,6 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
-import {
-  DesiredState,
-  type MachineEvent,
-  MachineEventSchema,
-  MachineState,
-} from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { type MachineEvent, MachineEventSchema, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { Life, LogEntry } from './lifecycle.ts';
 
 /** A log entry as the Machine's event log keeps it. */
@@ -46,20 +41,9 @@ const states = {
   migrated: MachineState.MIGRATED,
 } as const;
 
-const desiredStates = {
-  started: DesiredState.STARTED,
-  stopped: DesiredState.STOPPED,
-  destroyed: DesiredState.DESTROYED,
-} as const;
-
 /** The state that people see: a Machine that a migration holds stopped, against its wish, is migrating. */
 export function toMachineState(life: Life): MachineState {
   if (life.hold !== null && life.status.state === 'stopped' && life.desired === 'started')
     return MachineState.MIGRATING;
   return states[life.status.state];
-}
-
-/** What an operator wants, as the RPCs say it. */
-export function toDesiredState(life: Life): DesiredState {
-  return desiredStates[life.desired];
 }

@@ -286,6 +286,5 @@ test('real processes: started, checked, killed when deaf to its signal, seen by 
   expect(it.store.events.at(-1)!.exitEvent).toMatchObject({ guestSignal: 'SIGKILL', requestedStop: true });
   await second.destroy(false);
   await reaches(second, 'destroyed');
-  await runtime.close();
   await rm(directory, { recursive: true });
 });

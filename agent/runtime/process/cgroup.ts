@@ -19,6 +19,8 @@ export class Cgroups {
   readonly #parents: readonly string[];
   readonly #memory: { readonly parent: string; readonly version: 1 | 2 } | null;
 
+  #turn: Promise<unknown> = Promise.resolve();
+
   private constructor(parents: readonly string[], memory: { parent: string; version: 1 | 2 } | null) {
     this.#parents = parents;
     this.#memory = memory;
@@ -31,16 +33,13 @@ export class Cgroups {
     let memory: { parent: string; version: 1 | 2 } | null = null;
     if (mounts.v2 !== null) {
       const parent = join(mounts.v2, 'ferry', agentTag);
-      await enableMemory(mounts.v2, parent);
-      if (await works(parent)) {
-        parents.push(parent);
-        if ((await readText(join(parent, 'cgroup.subtree_control'))).includes('memory'))
-          memory = { parent, version: 2 };
-      }
+      const probed = await probe(parent);
+      if (probed.works) parents.push(parent);
+      if (probed.limitsMemory) memory = { parent, version: 2 };
     }
     if (mounts.v1Memory !== null && memory === null) {
       const parent = join(mounts.v1Memory, 'ferry', agentTag);
-      if (await works(parent)) {
+      if ((await probe(parent)).works) {
         parents.push(parent);
         memory = { parent, version: 1 };
       }
@@ -53,10 +52,12 @@ export class Cgroups {
   }
 
   /** Makes the Machine's groups and sets its memory limit. Returns the cgroup.procs files that it has to join. */
-  async prepare(machineId: string, memoryMb: number | null): Promise<string[]> {
-    for (const parent of this.#parents) await mkdir(join(parent, machineId), { recursive: true });
-    if (this.#memory !== null) await this.#limit(join(this.#memory.parent, machineId), memoryMb);
-    return this.#parents.map((parent) => join(parent, machineId, 'cgroup.procs'));
+  prepare(machineId: string, memoryMb: number | null): Promise<string[]> {
+    return this.#inTurn(async () => {
+      for (const parent of this.#parents) await makeGroup(join(parent, machineId));
+      if (this.#memory !== null) await this.#limit(join(this.#memory.parent, machineId), memoryMb);
+      return this.#parents.map((parent) => join(parent, machineId, 'cgroup.procs'));
+    });
   }
 
   /** PIDs in the Machine's groups, also in groups that it made below them. */
@@ -79,17 +80,21 @@ export class Cgroups {
     return match === null ? null : Number(match[1]);
   }
 
-  /** Removes the Machine's groups, which must be empty; one that is not stays. */
-  async remove(machineId: string): Promise<void> {
-    for (const parent of this.#parents) await removeTree(join(parent, machineId));
+  /** Removes the Machine's groups, which must be empty (one that is not stays), and those above that nobody needs now. */
+  remove(machineId: string): Promise<void> {
+    return this.#inTurn(async () => {
+      for (const parent of this.#parents) {
+        await removeTree(join(parent, machineId));
+        await removeEmpty(parent);
+      }
+    });
   }
 
-  /** Removes the agent's own groups, once no Machine is left. */
-  async removeAll(): Promise<void> {
-    for (const parent of this.#parents) {
-      await rmdir(parent).catch(() => {});
-      await rmdir(dirname(parent)).catch(() => {});
-    }
+  /** Making one group and removing those above another must not meet. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => {});
+    return done;
   }
 
   async #limit(group: string, memoryMb: number | null): Promise<void> {
@@ -120,26 +125,46 @@ export function parseMounts(text: string): Mounts {
   return { v2, v1Memory };
 }
 
-async function enableMemory(mount: string, parent: string): Promise<void> {
-  await mkdir(parent, { recursive: true }).catch(() => {});
-  for (const group of [mount, dirname(parent), parent]) {
-    await writeFile(join(group, 'cgroup.subtree_control'), '+memory').catch(() => {});
+/** Makes a group `<mount>/ferry/<agent tag>/<name>`, with the memory controller where that is on v2. */
+async function makeGroup(group: string): Promise<void> {
+  const parent = dirname(group);
+  const above = [dirname(dirname(parent)), dirname(parent), parent];
+  for (let attempt = 0; ; attempt++) {
+    try {
+      await mkdir(parent, { recursive: true });
+      // v1 has no such file, and on v2 the controller may be elsewhere.
+      for (const path of above) await writeFile(join(path, 'cgroup.subtree_control'), '+memory').catch(() => {});
+      return await mkdir(group).catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== 'EEXIST') throw error;
+      });
+    } catch (error) {
+      // Another agent of this host has just removed the empty group above.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || attempt === 3) throw error;
+    }
   }
 }
 
 /** Whether a process can be put into a new group here: the only proof is to do it. */
-async function works(parent: string): Promise<boolean> {
+async function probe(parent: string): Promise<{ works: boolean; limitsMemory: boolean }> {
   const group = join(parent, `probe-${process.pid}`);
   try {
-    await mkdir(group, { recursive: true });
+    await makeGroup(group);
+    const limitsMemory = (await readText(join(group, 'memory.max'))) !== '';
     const child = spawn('/bin/sh', ['-c', 'echo 0 >"$1"', 'probe', join(group, 'cgroup.procs')], { stdio: 'ignore' });
     const [code] = await once(child, 'exit');
-    return code === 0;
+    return { works: code === 0, limitsMemory: code === 0 && limitsMemory };
   } catch {
-    return false;
+    return { works: false, limitsMemory: false };
   } finally {
     await rmdir(group).catch(() => {});
+    await removeEmpty(parent);
   }
+}
+
+/** Removes the agent's group and the one of all agents, if they are empty. */
+async function removeEmpty(parent: string): Promise<void> {
+  await rmdir(parent).catch(() => {});
+  await rmdir(dirname(parent)).catch(() => {});
 }
 
 async function collect(group: string, pids: Set<number>): Promise<void> {

@@ -32,7 +32,6 @@ beforeEach(async () => {
 afterEach(async () => {
   await runtime.kill(machineId, [directory]);
   await runtime.forget(machineId);
-  await runtime.close();
   await rm(directory, { recursive: true, force: true });
 });
 
@@ -265,7 +264,6 @@ describe('survivors', () => {
     expect(await runtime.survivors(machineId, [])).toEqual([]);
     await other.kill(machineId, []);
     await other.forget(machineId);
-    await other.close();
   });
 });
 

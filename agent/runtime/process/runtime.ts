@@ -184,11 +184,6 @@ export class ProcessRuntime implements Runtime {
     await rm(this.#machineDirectory(machineId), { recursive: true, force: true });
   }
 
-  /** Removes what this runtime keeps outside its directory, as far as no Machine needs it. */
-  async close(): Promise<void> {
-    await this.#cgroups.removeAll();
-  }
-
   async #spawn(machineId: string, args: string[], env: Record<string, string>): Promise<ChildProcess> {
     const log = await this.#log(machineId).openForAppend();
     try {
