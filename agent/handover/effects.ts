@@ -274,12 +274,7 @@ export class HandoverEffects implements Effects {
     if (row.detail.health === undefined) handovers.note(migrationId, { health: 'starting' });
     await machines.resume(machineId);
     try {
-      await machines.untilStarted(
-        machineId,
-        AbortSignal.any([signal, AbortSignal.timeout(row.detail.startDeadlineMs)]),
-      );
-      const startedAtMs = machines.startedAtMs(machineId);
-      if (startedAtMs !== null) handovers.note(migrationId, { startedAtMs });
+      if (machines.isDesired(machineId)) await this.#noteStart(row);
       const health = await machines.untilUp(machineId, row.detail.startDeadlineMs, signal);
       const now = clock.nowMs();
       const detail = health === 'healthy' ? { health, healthyAtMs: now } : { health };
@@ -293,6 +288,14 @@ export class HandoverEffects implements Effects {
       if (handovers.ownsNow(row)) handovers.note(migrationId, { health: 'unhealthy' });
       throw error;
     }
+  }
+
+  async #noteStart({ migrationId, machineId, detail }: DestinationRow): Promise<void> {
+    const { handovers, machines, signal } = this.#options;
+    const deadline = AbortSignal.timeout(detail.startDeadlineMs);
+    await machines.untilStarted(machineId, AbortSignal.any([signal, deadline]));
+    const startedAtMs = machines.startedAtMs(machineId);
+    if (startedAtMs !== null) handovers.note(migrationId, { startedAtMs });
   }
 
   /** Completes the launch event with what the move cost. */

@@ -174,7 +174,7 @@ export class TestCluster implements AsyncDisposable {
   }
 
   /** Waits until something holds; errors count as "not yet". Throws after `deadlineMs` with the daemons' last words. */
-  async until(what: string, holds: () => Promise<boolean> | boolean, deadlineMs = 60_000): Promise<void> {
+  async until(what: string, holds: () => Promise<boolean> | boolean, deadlineMs = 45_000): Promise<void> {
     const endMs = performance.now() + deadlineMs;
     let last: unknown = null;
     while (performance.now() < endMs) {
