@@ -7,14 +7,17 @@
  *  prepared, verified  verified                  verified  root of the bytes as re-read here after a sync
  *  verified            receive                   prepared  before any byte of the copy changes again
  *  any but owner       accept (ticket never fits) declined  ID burnt or unknown, or another copy: the decline answers the ticket
- *  verified            accept (ticket fits)      owner     epoch e+1: the commit point; marker; Machine starts; settlement leaves
+ *  verified            accept (ticket fits)      owner     epoch e+1: the commit point; marker; Machine starts
  *  prepared, verified  decline, expire           declined  marker removed; then the decline leaves and the bytes are freed
- *  owner               up                        owner     the Machine is up: the network may be released
+ *  owner               up                        owner     the Machine is up; only now the settlement leaves
  *  owner               settlement-known          owner     the source has the settlement
  *
  * Every order done already answers with the same row again; everything else is refused with its reason and changes nothing.
  * After a decline no ticket of that ID is ever taken. The marker `receiving` goes before the decline leaves, and a ticket is
  * taken only while it is there: a journal put back to a row from before the decline cannot take one either.
+ *
+ * The settlement waits for the Machine to be up: until it arrives the source keeps its copy, and its permit of the network,
+ * so that an early or repeated release elsewhere never lets a second Machine of the network be stopped.
  */
 import { type Placement, reconcile, type Seal } from './boot.ts';
 import { type Outcome, type Refused, refuse } from './outcome.ts';
@@ -142,10 +145,9 @@ export function pendingDestination(state: DestinationState): readonly Destinatio
     case 'prepared':
     case 'verified':
       return [];
-    case 'owner': {
-      const start: readonly DestinationEffect[] = state.up ? [] : [{ do: 'start-machine' }];
-      return state.settlementKnown ? start : [...start, { do: 'deliver-settlement', settlement: state.settlement }];
-    }
+    case 'owner':
+      if (!state.up) return [{ do: 'start-machine' }];
+      return state.settlementKnown ? [] : [{ do: 'deliver-settlement', settlement: state.settlement }];
     case 'declined': {
       const { volumeId } = state.subject;
       const deliver: DestinationEffect = { do: 'deliver-decline', decline: state.decline };

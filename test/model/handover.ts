@@ -316,7 +316,8 @@ class Steps {
       const volumes = replaced(host.volumes, slot, { ...copy, data: FREED });
       this.#add(`${at} frees the copy of ${name}`, this.#put(this.#world, destination, { volumes }), true);
     }
-    if (row.step === 'owner') this.#deliver(host, { type: 'settlement', migration, body: row.settlement }, at);
+    const settles = row.step === 'owner' && pending.some((effect) => effect.do === 'deliver-settlement');
+    if (settles) this.#deliver(host, { type: 'settlement', migration, body: row.settlement }, at);
     const { unmarksBeforeDelivering, declinesBeforeDelivering } = this.#rules.executor;
     if (!declinesBeforeDelivering && (row.step === 'prepared' || row.step === 'verified')) {
       this.#deliver(host, { type: 'decline', migration, body: row.subject }, at);

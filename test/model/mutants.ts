@@ -19,7 +19,7 @@ export interface Mutant {
 type SourceCall = readonly [state: SourceState | null, event: SourceEvent, context: SourceContext];
 type DestinationCall = readonly [state: DestinationState | null, event: DestinationEvent, context: DestinationContext];
 
-const { single, takeover, restoredSource, restoredDestination, staleSums, strayProcess, back, again, retried, thrice } =
+const { single, takeover, restoredSource, restoredDestination, staleSums, strayProcess, again, retried, thrice } =
   scopes;
 
 export const mutants: readonly Mutant[] = [
@@ -179,7 +179,7 @@ export const mutants: readonly Mutant[] = [
     asBuilt.product.mayStart(placement, seal, null, false),
   ),
   executor('the marker is renamed before a statement leaves', restoredSource, { marksBeforeDelivering: false }),
-  executor('the journal is written before the marker', back, { journalsBeforeMarking: false }),
+  executor('the journal is written before the marker', single, { journalsBeforeMarking: false }),
 ];
 
 function source(rule: string, scope: Scope, change: (call: SourceCall) => SourceCall | null): Mutant {
@@ -194,7 +194,7 @@ function destination(rule: string, scope: Scope, change: (call: DestinationCall)
 }
 
 function executor(rule: string, scope: Scope, change: Partial<Rules['executor']>): Mutant {
-  return { rule, scope, rules: { ...asBuilt, executor: { ...asBuilt.executor, ...change } as Rules['executor'] } };
+  return { rule, scope, rules: { ...asBuilt, executor: { ...asBuilt.executor, ...change } } };
 }
 
 function boot(rule: string, scope: Scope, mayStart: Rules['product']['mayStart']): Mutant {

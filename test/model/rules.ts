@@ -1,15 +1,31 @@
 /** Everything the model takes from the product, as one value, so that a mutant can replace one part from outside. */
 import { mayStart, reconcile, sealOf, strayCopies } from '../../agent/handover/boot.ts';
-import { nextDestination, pendingDestination } from '../../agent/handover/destination.ts';
+import {
+  destinationKeepsDown,
+  destinationStanding,
+  nextDestination,
+  pendingDestination,
+} from '../../agent/handover/destination.ts';
 import { grant, isOver, release } from '../../agent/handover/permit.ts';
-import { holdsMachine, mayDelete, nextSource, pendingSource } from '../../agent/handover/source.ts';
+import {
+  holdsMachine,
+  mayDelete,
+  nextSource,
+  pendingSource,
+  sourceKeepsDown,
+  sourceStanding,
+} from '../../agent/handover/source.ts';
 
 export const product = {
   nextSource,
   pendingSource,
   holdsMachine,
   mayDelete,
+  sourceKeepsDown,
+  sourceStanding,
   nextDestination,
+  destinationKeepsDown,
+  destinationStanding,
   pendingDestination,
   mayStart,
   reconcile,
@@ -46,6 +62,10 @@ export const executor = {
   mintsNewIds: true,
   /** Bytes freed by a decline only after the decline is durable. */
   declinesBeforeFreeing: true,
+  /** All hosts of the network gave their permit before the stop is ordered (the coordinator's habit). */
+  asksAllHosts: true,
+  /** A fence is minted above all that the hosts have seen (the coordinator's habit). */
+  mintsAboveSeen: true,
 };
 
 export interface Rules {

@@ -107,8 +107,6 @@ export const quick: readonly Scope[] = [
   staleSums,
   strayProcess,
   back,
-  thrice,
-  retried,
   { ...again, writesMax: 0 },
 ];
 
@@ -117,6 +115,8 @@ export const deep: readonly Scope[] = [
   ...quick,
   again,
   onwards,
+  thrice,
+  retried,
   { ...thrice, name: 'there, back and there, any order', cooperative: false },
   { ...takeover, writesMax: 3 },
   { ...restoredSource, name: 'source journal put back twice', restoresMax: 2 },
