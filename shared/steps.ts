@@ -131,8 +131,11 @@ async function tryUntilDecided<Context>(
       }
       const pauseMs = Math.min(pauseMsMax, pauseMsMin * 2 ** Math.min(failures - 1, 20));
       await journal.failed(step.name, { attempt: failures, error, pauseMs });
-      // An abort during the pause is looked at, with its two meanings, at the top of the loop.
-      await clock.sleep(pauseMs, signal).catch(() => {});
+      try {
+        await clock.sleep(pauseMs, signal);
+      } catch {
+        // An abort during the pause is looked at, with its two meanings, at the top of the loop.
+      }
     }
   }
 }

@@ -1,6 +1,7 @@
 import type { Clock } from '../../shared/clock.ts';
 import { toFerryError } from '../../shared/error.ts';
 import type { Agents } from '../agents.ts';
+import { pause } from '../pause.ts';
 import type { LockAnswer, LockRow, Store } from '../store/store.ts';
 import { type Orphans, wantsLock } from './orphans.ts';
 import { askPermits, givePermitBack } from './permits.ts';
@@ -117,7 +118,7 @@ export class NetworkLocks {
   }
 
   async #pause(signal: AbortSignal, changed: AbortSignal): Promise<void> {
-    await this.#clock.sleep(retryMs, AbortSignal.any([signal, changed])).catch(() => {});
+    await pause(this.#clock, retryMs, AbortSignal.any([signal, changed]));
     signal.throwIfAborted();
   }
 

@@ -5,6 +5,7 @@ import { newMigrationId } from '../../shared/ids.ts';
 import type { Logger } from '../../shared/log.ts';
 import type { Random } from '../../shared/random.ts';
 import { runSteps, type StepsOutcome } from '../../shared/steps.ts';
+import { pause } from '../pause.ts';
 import { Slots } from '../slots.ts';
 import { back, orderAbort } from './back.ts';
 import { hasEnded } from './feed.ts';
@@ -109,7 +110,7 @@ export class MigrationDriver {
       } catch (error) {
         if (signal.aborted) return;
         log.error({ migration: id, err: error }, 'a drive broke off; it is taken up again');
-        await clock.sleep(resumeMs, signal).catch(() => {});
+        await pause(clock, resumeMs, signal);
         if (!(await book.get(id).then(isDriven, () => true))) return;
       }
     }

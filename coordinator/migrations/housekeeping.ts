@@ -3,6 +3,7 @@ import { toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
 import { isSilence } from '../agents.ts';
 import type { Orphans } from '../locks/orphans.ts';
+import { pause } from '../pause.ts';
 import type { MigrationRecord, Store } from '../store/store.ts';
 import { declineOwed, isWell } from './back.ts';
 import { hasEnded } from './feed.ts';
@@ -44,7 +45,7 @@ export class Housekeeping {
       } catch (error) {
         if (!signal.aborted) log.error({ err: error }, 'a round of housekeeping broke off');
       }
-      await clock.sleep(roundMs, signal).catch(() => {});
+      await pause(clock, roundMs, signal);
     }
   }
 

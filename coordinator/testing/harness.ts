@@ -24,8 +24,6 @@ export class Harness {
   readonly clock = new ManualClock();
   readonly random = seededRandom(7);
   readonly directory = mkdtempSync(join(tmpdir(), 'ferry-coordinator-'));
-  /** Called at each change of the store that belongs to a migration; a test throws to crash there. */
-  beforeUpdate: (step: number) => void = () => {};
   #store: Store | undefined;
   #coordinator: Coordinator | undefined;
   #transport: Transport | undefined;
@@ -63,6 +61,11 @@ export class Harness {
     await this.#coordinator?.stop();
     await this.#store?.close();
     this.#coordinator = undefined;
+  }
+
+  /** Loses the store file. */
+  forget(): void {
+    rmSync(this.directory, { recursive: true, force: true });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -120,6 +123,19 @@ export class Harness {
     return this.until(async () => {
       const migration = await this.migration(migrationId);
       return isFinal(migration) ? migration : undefined;
+    });
+  }
+
+  /** Resolves when a host gets an order; the order is then never answered, as if the coordinator had died there. */
+  hangAt(host: string, method: string, when: 'before' | 'after'): Promise<void> {
+    const { scripts } = this.world.agents.get(host)!;
+    return new Promise((resolve) => {
+      scripts.set(method, async (now) => {
+        if (now !== when) return;
+        scripts.delete(method);
+        resolve();
+        await new Promise(() => {});
+      });
     });
   }
 
