@@ -108,7 +108,11 @@ test.each([
   const failing = step('a', async () => {
     throw new FerryError(reason, 'no');
   });
-  const outcome = await runSteps([failing, note('b')], [], { journal: record, clock: new ManualClock(), signal: never });
+  const outcome = await runSteps([failing, note('b')], [], {
+    journal: record,
+    clock: new ManualClock(),
+    signal: never,
+  });
   expect(outcome).toMatchObject({ kind, step: 'a', error: { reason } });
   expect(record.done).toEqual([]);
 });
