@@ -1,0 +1,59 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { FerryError } from '../../shared/error.ts';
+import { type Random, seededRandom } from '../../shared/random.ts';
+import { describeStore, type StoreFixture } from './conformance.ts';
+import { SqliteStore } from './sqlite.ts';
+
+function sqliteFixture(random: Random = seededRandom(3)): StoreFixture & { readonly path: string } {
+  const directory = mkdtempSync(join(tmpdir(), 'ferry-store-'));
+  const path = join(directory, 'coordinator.db');
+  const opened: SqliteStore[] = [];
+  return {
+    path,
+    open: async () => {
+      const store = new SqliteStore({ path, random });
+      opened.push(store);
+      return store;
+    },
+    dispose: async () => {
+      for (const store of opened) await store.close();
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+describeStore('SQLite', sqliteFixture);
+
+test('a second coordinator on the same file is refused', async () => {
+  const fixture = sqliteFixture();
+  try {
+    await fixture.open();
+    const second = await fixture.open().catch((error: unknown) => error);
+    expect(second).toBeInstanceOf(FerryError);
+    expect(second).toMatchObject({ reason: 'store_locked' });
+  } finally {
+    await fixture.dispose();
+  }
+});
+
+test('0 and numbers that were used are drawn again', async () => {
+  const draws = [0, 5, 5, 9];
+  const random: Random = {
+    bytes: () => {
+      const bytes = Buffer.alloc(4);
+      bytes.writeUInt32BE(draws.shift()!);
+      return bytes;
+    },
+  };
+  const fixture = sqliteFixture(random);
+  try {
+    const store = await fixture.open();
+    expect(await store.networkNumber('alpha', 0)).toBe(5);
+    expect(await store.networkNumber('beta', 0)).toBe(9);
+  } finally {
+    await fixture.dispose();
+  }
+});
