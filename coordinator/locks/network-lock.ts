@@ -70,7 +70,10 @@ export class NetworkLocks {
       }
       const { fence } = answer.lock;
       const overridden = await seeker.overrides();
-      const hosts = (await this.#hostsOf(seeker)).filter((host) => !overridden.includes(host));
+      // Source and destination promise always: the stop is refused without.
+      const needed = (host: string) =>
+        host === seeker.source || host === seeker.destination || !overridden.includes(host);
+      const hosts = (await this.#hostsOf(seeker)).filter(needed);
       await seeker.asks(hosts);
       const outcome = await askPermits(this.#agents, hosts, { network, holder, fence, term }, signal);
       switch (outcome.kind) {

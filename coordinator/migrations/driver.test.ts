@@ -184,19 +184,29 @@ test('a destination that falls silent while the Machine is down: it starts again
   expect(agent(harness, 'h2').rows.get(migration.id)?.handover.step).toBe('declined');
 });
 
-test('a Machine that is not healthy at the destination comes back under the same lock, as a new migration', async () => {
-  await using harness = await twoHosts();
-  agent(harness, 'h2').sick = true;
-  const id = await harness.migrate(machine, 'h2');
-  const parent = await harness.ended(id);
-  expect(parent).toMatchObject({ state: MigrationState.MOVED_BACK, failure: 'unhealthy', holdsLock: false });
-  const child = await harness.ended(parent.returnedBy);
-  expect(child).toMatchObject({ state: MigrationState.MOVED, returns: id, source: 'h2', destination: 'h1', epoch: 3n });
-  expect(child.fence).toBe(parent.fence);
-  expect(harness.world.runningOn(machine)).toEqual(['h1']);
-  expect(harness.world.downMax).toBe(1);
-  await expectFree(harness);
-});
+test.each(['starting', 'unhealthy'] as const)(
+  'a Machine that stays %s at the destination comes back under the same lock, as a new migration',
+  async (health) => {
+    await using harness = await twoHosts();
+    agent(harness, 'h2').sick = true;
+    agent(harness, 'h2').sickAs = health;
+    const id = await harness.migrate(machine, 'h2');
+    const parent = await harness.ended(id);
+    expect(parent).toMatchObject({ state: MigrationState.MOVED_BACK, failure: 'unhealthy', holdsLock: false });
+    const child = await harness.ended(parent.returnedBy);
+    expect(child).toMatchObject({
+      state: MigrationState.MOVED,
+      returns: id,
+      source: 'h2',
+      destination: 'h1',
+      epoch: 3n,
+    });
+    expect(child.fence).toBe(parent.fence);
+    expect(harness.world.runningOn(machine)).toEqual(['h1']);
+    expect(harness.world.downMax).toBe(1);
+    await expectFree(harness);
+  },
+);
 
 describe('a Machine that is healthy nowhere', () => {
   async function parked(): Promise<{ harness: Harness; id: string }> {

@@ -6,7 +6,7 @@ import { FerryError, toFerryError } from '../../shared/error.ts';
 import { isReason } from '../../shared/reasons.ts';
 import type { Pulse, Step } from '../../shared/steps.ts';
 import { hasEnded } from './feed.ts';
-import { type Journey, present } from './journey.ts';
+import { type CarriedTicket, type Journey, present } from './journey.ts';
 
 /** Longest time that an agent is asked to wait before it answers; the call's deadline leaves some room above. */
 const waitMs = 10_000;
@@ -83,6 +83,7 @@ async function prepare(journey: Journey, { signal }: Pulse): Promise<string> {
           ...(offer.record === undefined ? {} : { record: offer.record }),
           source: { hostId: source, address: from.address },
           epoch,
+          startDeadline: durationFromMs(journey.plan.startDeadlineMs),
         },
         options,
       ),
@@ -217,7 +218,8 @@ async function relinquish(journey: Journey, { signal }: Pulse): Promise<string> 
     (client, options) => client.relinquish({ header: journey.header, destinationRoot }, options),
     { signal, timeoutMs: waitMs },
   );
-  const { root } = present(handover, source);
+  const { root, statement, record } = present(handover, source);
+  if (statement !== undefined) journey.carried = { ticket: statement, record };
   journey.learn((draft) => {
     draft.migration.sourceRoot = root;
   });
@@ -226,26 +228,25 @@ async function relinquish(journey: Journey, { signal }: Pulse): Promise<string> 
 
 async function accept(journey: Journey, { signal }: Pulse): Promise<string> {
   const { parts } = journey;
-  const { source, destination, epoch } = journey.migration;
-  let at = await journey.handover(destination, signal);
-  // The source hands the ticket over too: often the destination owns the Machine already.
-  if (at.step !== 'owner') {
-    const { statement, record } = await journey.handover(source, signal);
-    if (statement === undefined) {
-      throw new FerryError('not_yet', `${source} has no ticket for migration ${journey.id}`, {
-        facts: { host: source },
-      });
-    }
-    const { handover } = await parts.agents.handover(
-      destination,
-      (client, options) => client.accept({ header: journey.header, ticket: statement, record }, options),
-      { signal, timeoutMs: waitMs },
-    );
-    at = present(handover, destination);
-  }
+  const { destination, epoch } = journey.migration;
+  const { ticket, record } = journey.carried ?? (await ticketOf(journey, signal));
+  const { handover } = await parts.agents.handover(
+    destination,
+    (client, options) => client.accept({ header: journey.header, ticket, record }, options),
+    { signal, timeoutMs: waitMs },
+  );
+  const at = present(handover, destination);
   const owned = at.epoch > epoch ? at.epoch : epoch;
   await journey.placed(destination, owned);
   return `${destination} owns the Machine, epoch ${owned}`;
+}
+
+/** The ticket again, from the source: this coordinator was not there when it was signed. */
+async function ticketOf(journey: Journey, signal: AbortSignal): Promise<CarriedTicket> {
+  const { source } = journey.migration;
+  const { statement, record } = await journey.handover(source, signal);
+  if (statement !== undefined) return { ticket: statement, record };
+  throw new FerryError('not_yet', `${source} has no ticket for migration ${journey.id}`, { facts: { host: source } });
 }
 
 async function start(journey: Journey, pulse: Pulse): Promise<string> {
@@ -263,18 +264,18 @@ async function start(journey: Journey, pulse: Pulse): Promise<string> {
       return health === 'stopped' ? 'stays stopped, as desired' : `healthy at ${destination}`;
     }
     const facts = { host: destination };
+    const detail = reason === '' ? '' : `: ${reason}`;
     if (failure === 'start_failed') {
-      throw new FerryError('start_failed', `the Machine could not be started at ${destination}: ${reason}`, { facts });
+      throw new FerryError('start_failed', `the Machine could not be started at ${destination}${detail}`, { facts });
     }
-    if (parts.clock.nowMs() >= deadlineMs) {
-      const detail = reason === '' ? '' : `: ${reason}`;
+    if (health === 'unhealthy' || parts.clock.nowMs() >= deadlineMs) {
       throw new FerryError(
         'unhealthy',
         `the Machine was not healthy at ${destination} within ${plan.startDeadlineMs / 1000} s${detail}`,
         { facts },
       );
     }
-    await journey.waits(`the Machine to become healthy at ${destination}${reason === '' ? '' : `: ${reason}`}`);
+    await journey.waits(`the Machine to become healthy at ${destination}${detail}`);
     await parts.clock.sleep(startPollMs, pulse.signal);
   }
 }

@@ -1,3 +1,4 @@
+import { HostStatus } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
@@ -58,6 +59,8 @@ export class Housekeeping {
     await parts.locks.releaseOrphans();
     if (!permitsToo) return;
     for (const host of await store.hosts()) {
+      // A host that is known to be away costs a timeout each round, and nothing can be released there.
+      if (parts.roster.status(host) === HostStatus.UNREACHABLE) continue;
       await orphans.releasePermits(host.id, signal).catch((error: unknown) => {
         signal.throwIfAborted();
         if (!isSilence(toFerryError(error))) log.warn({ host: host.id, err: error }, 'permits could not be looked at');

@@ -1,6 +1,11 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
-import { type Handover, type OrderHeader, OrderHeaderSchema } from '../../proto/gen/ferry/v1/handover_pb.ts';
+import {
+  type Handover,
+  type OrderHeader,
+  OrderHeaderSchema,
+  type SignedStatement,
+} from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { type Migration, MigrationStep, StepReportSchema } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { FerryError } from '../../shared/error.ts';
@@ -20,6 +25,12 @@ export interface JourneyParts {
   readonly locks: NetworkLocks;
   readonly clock: Clock;
   readonly term: bigint;
+}
+
+/** What the source signed, and the record that it signed for. */
+export interface CarriedTicket {
+  readonly ticket: SignedStatement;
+  readonly record: Uint8Array;
 }
 
 /** Public steps by the names of the driver's lists; a step that is not here is told within the one before. */
@@ -46,6 +57,8 @@ export class Journey implements StepJournal {
   readonly id: string;
   /** When the source heard this driver last, while the copy runs. */
   sourceHeardMs: number | undefined;
+  /** The ticket on its way: never kept, the source has it. */
+  carried: CarriedTicket | undefined;
   #migration: Migration;
   #plan: MigrationPlan;
   #learnt: Change[] = [];

@@ -90,7 +90,10 @@ export function migrationService(options: MigrationParts): ServiceImpl<typeof Mi
         throw invalidArgument('migration_id', `${migrationId} is not parked`, 'a parked migration');
       }
       if (migration.holdsLock) {
-        await tellDown(parts, new Journey(parts, migration, plan));
+        const parked = (await store.openMigrations()).filter(
+          (each) => each.migration.holdsLock && each.plan.lockHolder === plan.lockHolder && hasEnded(each.migration),
+        );
+        for (const each of parked) await tellDown(parts, new Journey(parts, each.migration, each.plan));
         await freeLock(
           parts,
           plan.lockHolder,

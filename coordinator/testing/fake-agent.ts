@@ -104,6 +104,8 @@ export class FakeAgent {
   silent = false;
   /** Machines that arrive here do not become healthy. */
   sick = false;
+  /** What a sick host says about a Machine. */
+  sickAs: 'starting' | 'unhealthy' = 'starting';
   cordoned = false;
   journalCounter = 1n;
   hostNumber = 0;
@@ -263,7 +265,7 @@ export class FakeAgent {
         handover.standing = 'handed-over';
         break;
       case 'owner':
-        handover.health = up ? (this.sick ? 'starting' : 'healthy') : '';
+        handover.health = up ? (this.sick ? this.sickAs : 'healthy') : '';
         handover.standing = handover.health === 'healthy' ? 'up-here' : 'active';
         break;
       default:
