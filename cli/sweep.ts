@@ -25,8 +25,13 @@ export function machineProcesses(dataDir: string, machineIds: ReadonlySet<string
     if (!/^\d+$/.test(name)) continue;
     const environment = attempt(() => readFileSync(`/proc/${name}/environ`, 'latin1'));
     const tag = environment.split('\0').find((entry) => entry.startsWith('FERRY_RUNTIME_TAG='));
-    if (tag === undefined) continue;
-    const machineId = tag.split('.').at(-2) ?? '';
+    // A program that writes its title over its environment (redis-server does) is told by its cgroup.
+    const cgroup =
+      tag === undefined
+        ? /\/ferry\/[^/]+\/([0-9a-f]{14})$/m.exec(attempt(() => readFileSync(`/proc/${name}/cgroup`, 'utf8')))
+        : null;
+    if (tag === undefined && cgroup === null) continue;
+    const machineId = tag?.split('.').at(-2) ?? cgroup?.[1] ?? '';
     const links = ['fd/1', 'fd/2', 'cwd'].map((link) => attempt(() => readlinkSync(`/proc/${name}/${link}`)));
     const isOurs = environment.includes(`=${dataDir}/`) || links.some((path) => path.startsWith(`${dataDir}/`));
     if (isOurs || machineIds.has(machineId)) found.push(Number(name));

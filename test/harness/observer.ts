@@ -29,10 +29,17 @@ function tagOf(pid: string): string {
     const environment = readFileSync(`/proc/${pid}/environ`, 'latin1');
     const entry = environment.split('\0').find((each) => each.startsWith(tagName));
     tag = entry?.slice(tagName.length) ?? '';
+    // A program that wrote its title over its environment (redis-server does) is told by its cgroup.
+    if (!environment.includes('=')) tag = cgroupTagOf(pid);
   } catch {
     tag = '';
   }
   return tag;
+}
+
+function cgroupTagOf(pid: string): string {
+  const match = /\/ferry\/([^/]+)\/([0-9a-f]{14})$/m.exec(readFileSync(`/proc/${pid}/cgroup`, 'latin1'));
+  return match === null ? '' : `${match[1]}.${match[2]}`;
 }
 
 function look(): string {
