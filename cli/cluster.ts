@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, fstatSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -34,6 +34,8 @@ interface Daemon {
   readonly name: string;
   readonly child: ChildProcess;
   readonly logPath: string;
+  /** Where its log was when it was started. */
+  readonly logFrom: number;
   readonly exited: Promise<void>;
 }
 
@@ -90,6 +92,7 @@ export class Cluster {
     mkdirSync(this.#options.dataDir, { recursive: true, mode: 0o700 });
     const logPath = join(this.#options.dataDir, `${name}.log`);
     const log = openSync(logPath, 'a', 0o600);
+    const logFrom = fstatSync(log).size;
     // A session of its own: ctrl-C reaches us alone, and we stop the Machines before the agents.
     const child = spawn(process.execPath, [entry, ...args], { detached: true, stdio: ['ignore', log, log] });
     closeSync(log);
@@ -100,28 +103,30 @@ export class Cluster {
         resolve();
       });
     });
-    this.#daemons.push({ name, child, logPath, exited });
+    this.#daemons.push({ name, child, logPath, logFrom, exited });
   }
 
   async #untilReady(signal: AbortSignal): Promise<void> {
     const deadlineMs = this.#clock.monotonicMs() + readyMsMax;
-    const client = this.#pool.client(HostService, this.coordinator);
     for (;;) {
       signal.throwIfAborted();
       const dead = this.#daemons.find(({ child }) => child.exitCode !== null || child.signalCode !== null);
       if (dead !== undefined) throw notReady(dead, 'ended');
-      const { hosts } = await client.listHosts({}, { timeoutMs: 2000 }).catch(() => ({ hosts: [] }));
-      const ready = new Set(hosts.filter(({ status }) => status === HostStatus.OK).map(({ id }) => id));
-      const missing = this.#options.hosts.find((host) => !ready.has(host));
-      if (missing === undefined) return;
+      // A coordinator remembers hosts from before, so each daemon must say itself that it is ready now.
+      const late = this.#daemons.find((daemon) => !logOf(daemon).includes(' ready on '));
+      if (late === undefined && (await this.#allAnswer())) return;
       if (this.#clock.monotonicMs() > deadlineMs) {
-        throw notReady(
-          this.#daemons.find(({ name }) => name === missing)!,
-          `is not ready after ${readyMsMax / 1000} s`,
-        );
+        throw notReady(late ?? this.#daemons[0]!, `is not ready after ${readyMsMax / 1000} s`);
       }
       await this.#clock.sleep(pollMs, signal);
     }
+  }
+
+  /** Whether the coordinator has heard each host. */
+  async #allAnswer(): Promise<boolean> {
+    const { hosts } = await this.#pool.client(HostService, this.coordinator).listHosts({}, { timeoutMs: 2000 });
+    const ready = new Set(hosts.filter(({ status }) => status === HostStatus.OK).map(({ id }) => id));
+    return this.#options.hosts.every((host) => ready.has(host));
   }
 
   /**
@@ -188,8 +193,14 @@ function isAtRest(machine: Machine, how: 'stop' | 'destroy'): boolean {
   return machine.desiredState !== DesiredState.STARTED && resting;
 }
 
-function notReady({ name, logPath }: Daemon, how: string): FerryError {
-  const tail = readFileSync(logPath, 'utf8').slice(-logTailChars).trim();
+/** What a daemon has logged since it was started. */
+function logOf({ logPath, logFrom }: Daemon): string {
+  return readFileSync(logPath).subarray(logFrom).toString('utf8');
+}
+
+function notReady(daemon: Daemon, how: string): FerryError {
+  const { name, logPath } = daemon;
+  const tail = logOf(daemon).slice(-logTailChars).trim();
   return new FerryError('start_failed', `${name} ${how}; the end of its log:\n${tail || '(empty)'}`, {
     nextAction: `Read ${logPath}.`,
   });

@@ -1,23 +1,28 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { FakeTerminal } from './fake-coordinator.fixture.ts';
 import { machineProcesses, sweepLeftovers } from './sweep.ts';
 
 const entry = fileURLToPath(new URL('main.ts', import.meta.url));
 let directory: string;
-const children: ChildProcess[] = [];
+const clusters: Dev[] = [];
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'dev-test-'));
 });
 
-afterEach(() => {
-  for (const child of children.splice(0)) child.kill('SIGKILL');
+afterEach(async () => {
+  for (const { child, ended } of clusters.splice(0)) {
+    // The second one kills whatever it started.
+    child.kill('SIGINT');
+    child.kill('SIGINT');
+    await ended;
+  }
   sweepLeftovers(directory, new Set());
   rmSync(directory, { recursive: true, force: true });
 });
@@ -27,12 +32,16 @@ class Dev {
   readonly child: ChildProcess;
   readonly ended: Promise<unknown[]>;
   text = '';
+  #over = false;
 
   constructor(...args: string[]) {
     const env = { ...process.env, TMPDIR: directory };
     this.child = spawn(process.execPath, [entry, 'dev', ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
-    children.push(this.child);
+    clusters.push(this);
     this.ended = once(this.child, 'close');
+    void this.ended.then(() => {
+      this.#over = true;
+    });
     for (const stream of [this.child.stdout!, this.child.stderr!]) {
       stream.on('data', (data) => {
         this.text += data;
@@ -42,34 +51,29 @@ class Dev {
 
   async until(text: string): Promise<void> {
     while (!this.text.includes(text)) {
-      if (this.child.exitCode !== null) throw new Error(`ferry dev ended before it said "${text}":\n${this.text}`);
+      if (this.#over) throw new Error(`ferry dev ended before it said "${text}":\n${this.text}`);
       await Promise.race([once(this.child.stdout!, 'data'), once(this.child.stderr!, 'data'), this.ended]);
     }
   }
 
-  /** A terminal that talks to this cluster. */
-  get terminal(): FakeTerminal {
-    const terminal = new FakeTerminal();
-    terminal.env.FERRY_COORDINATOR = /coordinator at (\S+)/.exec(this.text)?.[1];
-    return terminal;
+  /** Runs a command on this cluster; answers what it printed. Throws unless it ends with 0. */
+  async ferry(...args: string[]): Promise<string> {
+    const env = { ...process.env, FERRY_COORDINATOR: /coordinator at (\S+)/.exec(this.text)?.[1] };
+    const { stdout } = await promisify(execFile)(process.execPath, [entry, ...args], { env });
+    return stdout;
   }
 }
 
 async function runSleeper(dev: Dev): Promise<string> {
   const file = join(directory, 'sleeper.json');
   writeFileSync(file, JSON.stringify({ image: '/bin/sleep', init: { cmd: ['600'] } }));
-  const terminal = dev.terminal;
-  const code = await terminal.run('machine', 'run', file, '--app', 'shop', '--name', 'sleeper', '--json');
-  expect([code, terminal.stderr]).toEqual([0, '']);
-  return JSON.parse(terminal.stdout).machine.id;
+  return JSON.parse(await dev.ferry('machine', 'run', file, '--app', 'shop', '--name', 'sleeper', '--json')).machine.id;
 }
 
 test('ferry dev: hosts are there when it is ready; ctrl-C leaves no process and no file', async () => {
   const dev = new Dev('--hosts', '2');
   await dev.until('ctrl-C stops everything.');
-  const hosts = dev.terminal;
-  expect(await hosts.run('host', 'list')).toBe(0);
-  expect(hosts.stdout).toMatch(/host-1 +ok.*\nhost-2 +ok/);
+  expect(await dev.ferry('host', 'list')).toMatch(/host-1 +ok.*\nhost-2 +ok/);
   const machineId = await runSleeper(dev);
   expect(machineProcesses('/nowhere', new Set([machineId]))).not.toEqual([]);
 

@@ -49,10 +49,30 @@ export function fakeCoordinator(fake: FakeCoordinator, port = 0): RpcServer {
   return new RpcServer({ host: '127.0.0.1', port, log: silentLog, routes });
 }
 
+/** A clock that stands still, and says when somebody waits for it. */
+class AnnouncingClock extends ManualClock {
+  #announce = () => {};
+
+  override sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    const slept = super.sleep(ms, signal);
+    this.#announce();
+    return slept;
+  }
+
+  /** Resolves once somebody sleeps. */
+  async untilSleeping(): Promise<void> {
+    while (this.sleeping === 0) {
+      await new Promise<void>((resolve) => {
+        this.#announce = resolve;
+      });
+    }
+  }
+}
+
 /** A terminal that remembers what was printed. */
 export class FakeTerminal implements Terminal {
   readonly env: Record<string, string | undefined> = {};
-  readonly clock = new ManualClock();
+  readonly clock = new AnnouncingClock();
   readonly ctrlC = new AbortController();
   readonly isTerminal: boolean;
   stdout = '';

@@ -13,7 +13,7 @@ import {
   StartMachineResponseSchema,
   StopMachineResponseSchema,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
-import type { Machine } from '../proto/gen/ferry/v1/machine_pb.ts';
+import { type Machine, MachineState } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { durationFromMs, parseDurationMs } from '../shared/duration.ts';
 import { FerryError, invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
@@ -28,6 +28,8 @@ import { watchMigration } from './watch.ts';
 /** Longest stop of a Machine (300 s) and some room. */
 const stopMsMax = 330_000;
 const logsMsMax = 3_000_000;
+const startMsMax = 60_000;
+const startPollMs = 100;
 
 interface RunOptions extends CommonOptions {
   readonly app?: string;
@@ -37,6 +39,7 @@ interface RunOptions extends CommonOptions {
   readonly region?: string;
   readonly processGroup?: string;
   readonly start: boolean;
+  readonly detach?: boolean;
 }
 
 interface MigrateOptions extends CommonOptions {
@@ -59,8 +62,11 @@ export function registerMachine(program: Command, terminal: Terminal, outcome: O
     .option('--region <name>', 'region to run it in (default: the one that the file names, or any)')
     .option('--process-group <name>', 'which of the [processes] of a fly.toml')
     .option('--no-start', 'create it without starting it')
+    .option('--detach', 'answer without waiting until it has started')
     .addHelpText('after', '\nExample: ferry machine run ledger.json --app shop --host host-1')
-    .action(async (file: string, options: RunOptions) => run(file, options, new Session(terminal, options)));
+    .action(async (file: string, options: RunOptions) => {
+      outcome.exitCode = await run(file, options, new Session(terminal, options));
+    });
 
   withCommonOptions(noun.command('list'))
     .description('Machines, one a line')
@@ -191,7 +197,7 @@ function tell(session: Session, machine: Machine | undefined, note = ''): void {
   if (reason !== '') session.line(`  why:  ${reason}`);
 }
 
-async function run(file: string, options: RunOptions, session: Session): Promise<void> {
+async function run(file: string, options: RunOptions, session: Session): Promise<number> {
   const { app, name, region, config } = await readMachineFile(file, options.processGroup ?? '');
   const request = {
     app: options.app ?? app,
@@ -204,13 +210,34 @@ async function run(file: string, options: RunOptions, session: Session): Promise
   };
   if (request.app === '') throw invalidArgument('--app', 'is missing, and the file names none', 'the name of an app');
   const response = await session.call((call) => session.client(MachineService).runMachine(request, call), 60_000);
-  if (session.json) return session.terminal.out(jsonDocument(RunMachineResponseSchema, response));
+  if (options.start && !options.detach) response.machine = await untilStarted(session, present(response.machine));
   const machine = present(response.machine);
+  const code = machine.state === MachineState.FAILED ? exitCodes.failed : exitCodes.done;
+  if (session.json) {
+    session.terminal.out(jsonDocument(RunMachineResponseSchema, response));
+    return code;
+  }
   tell(session, machine);
   session.line(
     `  private IP ${machine.privateIp}, bound to ${machine.bindIp}${machine.volumeId && `, volume ${machine.volumeId}`}`,
   );
   session.line(`  look at it: ferry machine status ${machine.id}`);
+  return code;
+}
+
+/** The Machine once it has started, or could not, or after a minute. */
+async function untilStarted(session: Session, machine: Machine): Promise<Machine> {
+  const { clock } = session.terminal;
+  const deadlineMs = clock.monotonicMs() + startMsMax;
+  const request = { machineId: machine.id };
+  let latest = machine;
+  while (latest.state === MachineState.CREATED || latest.state === MachineState.STARTING) {
+    if (clock.monotonicMs() > deadlineMs) break;
+    await clock.sleep(startPollMs);
+    const response = await session.call((call) => session.client(MachineService).getMachine(request, call));
+    latest = present(response.machine);
+  }
+  return latest;
 }
 
 async function readMachineFile(file: string, processGroup: string): Promise<MachineFile> {

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, test } from 'vitest';
 import type { MigrateMachineRequest, RunMachineRequest } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import { MachineState } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState, MigrationStep } from '../proto/gen/ferry/v1/migration_pb.ts';
 import { durationToMs } from '../shared/duration.ts';
 import { FerryError } from '../shared/error.ts';
@@ -176,6 +177,32 @@ test('machine run sends a JSON config with what the options say', async () => {
   expect(ran.stdout).toContain(`Machine ${machineId} (ledger) is started on host-2.\n`);
 });
 
+test('machine run waits until the Machine has started, and ends with 1 when it could not', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'cli-test-'));
+  const file = join(directory, 'machine.json');
+  writeFileSync(file, '{"image": "/bin/false"}');
+  let asked = () => {};
+  const looked = new Promise<void>((resolve) => {
+    asked = resolve;
+  });
+  const terminal = await terminalFor({
+    machines: {
+      runMachine: () => ({ machine: movedMachine({ state: MachineState.STARTING }) }),
+      getMachine: () => {
+        asked();
+        return { machine: movedMachine({ state: MachineState.FAILED, reason: 'it ended too often' }) };
+      },
+    },
+  });
+  const running = terminal.run('machine', 'run', file, '--app', 'shop');
+  await terminal.clock.untilSleeping();
+  terminal.clock.advance(100);
+  await looked;
+  expect(await running).toBe(1);
+  expect(terminal.stdout).toContain('is failed on host-2.\n  why:  it ended too often\n');
+  rmSync(directory, { recursive: true });
+});
+
 test('machine run sends a fly.toml with its app and region', async () => {
   const text =
     'app = "shop"\nprimary_region = "ams"\n[build]\nimage = "/bin/sleep"\n[processes]\nweb = "60"\njob = "90"\n';
@@ -298,6 +325,7 @@ test('a coordinator that restarts while watched is waited for', async () => {
   );
   servers.push(again);
   await again.listen();
+  await terminal.clock.untilSleeping();
   terminal.clock.advance(500);
   expect(await watching).toBe(0);
   expect(terminal.stdout.match(/\[ 4\/10\] stop/g)).toHaveLength(1);
