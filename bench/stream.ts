@@ -28,7 +28,8 @@ interface Row {
 /** Resident memory of one side while 10 GiB travel, in bytes. */
 interface MemoryRow {
   readonly side: 'source' | 'destination';
-  readonly halfwayBytes: number;
+  /** Null for the source: only the destination knows when it is halfway. */
+  readonly halfwayBytes: number | null;
   readonly endBytes: number;
   readonly peakBytes: number;
   readonly boundBytes: number;
@@ -168,7 +169,7 @@ async function measureMemory({ directory, image }: { directory: string; image: s
   const { now, peak } = residentBytes(source.pid);
   const boundBytes = MEMORY_BOUND_BYTES;
   return [
-    { side: 'source', halfwayBytes: now, endBytes: now, peakBytes: peak, boundBytes },
+    { side: 'source', halfwayBytes: null, endBytes: now, peakBytes: peak, boundBytes },
     { side: 'destination', ...pick(sink), boundBytes },
   ];
 }
@@ -198,7 +199,7 @@ function toText(
   about: { sizeBytes: number; runs: number; missing: readonly string[] },
 ): string {
   const rate = (bytes: number | null): string => (bytes === null ? '-' : `${(bytes / 1e9).toFixed(2)} GB/s`);
-  const mib = (bytes: number): string => `${Math.round(bytes / 1_048_576)} MiB`;
+  const mib = (bytes: number | null): string => (bytes === null ? '-' : `${Math.round(bytes / 1_048_576)} MiB`);
   const streams = rows.map((row) => [
     row.name,
     rate(row.oursBytesPerSecond),

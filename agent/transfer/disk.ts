@@ -5,7 +5,7 @@ import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { type AllocationMap, readMap } from './extents.ts';
 
-/** An open file. Everything rejects with the system's error. */
+/** An open file. Everything rejects with the system's error. Only `alignedBuffers` travel direct. */
 export interface DiskFile {
   /** True when reads and writes of whole blocks go to the device and not to the page cache. */
   readonly direct: boolean;

@@ -131,7 +131,7 @@ export class FilefragParser {
       this.#extents += 1;
       this.#extent(line);
     } else {
-      const found = /: (\d+) extents? found/.exec(line);
+      const found = /: (\d+) extents? found$/.exec(line);
       if (found) this.#promised = Number(found[1]);
     }
   }
