@@ -83,6 +83,8 @@ export interface HandoverDetail {
   readonly startedAtMs?: number;
   readonly healthyAtMs?: number;
   readonly tombstonedAtMs?: number;
+  /** An operator accepted that the Machine is down: its network need not wait for it. */
+  readonly acceptedDown?: boolean;
   /** Nothing is left to do for a declined copy. */
   readonly freed?: boolean;
   /** "starting", "healthy", "unhealthy", "stopped", or "" before the start. */

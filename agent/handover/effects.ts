@@ -20,6 +20,9 @@ import { readStatement, signDecline, signSettlement, signTicket } from './signed
 import type { SourceEffect } from './source.ts';
 import { noVolumeRoot, type VolumeTransfer } from './transfer.ts';
 
+/** Pause between two deliveries of a ticket that was taken but not settled yet, in milliseconds. */
+const askAgainMs = 5_000;
+
 /** What the hands work with. */
 export interface EffectsOptions {
   readonly handovers: Handovers;
@@ -197,18 +200,21 @@ export class HandoverEffects implements Effects {
   }
 
   async #deliverTicket(row: SourceRow): Promise<void> {
-    const { handovers, peers, key, exports, disconnect, machines } = this.#options;
+    const { handovers, peers, key, exports, disconnect, machines, signal } = this.#options;
     const { migrationId } = row;
-    const now = this.#current(row);
-    if (now.state.step !== 'relinquished') return;
-    await disconnect(exports.end(migrationId));
-    await machines.retire(row.machineId, now.state.ticket.destination);
-    const ticket = signTicket(key, now.state.ticket);
-    const there = await peers.deliver(now.detail.peer, migrationId, ticket, now.record ?? new Uint8Array());
-    if (there.statement === undefined)
-      throw new FerryError('not_yet', `${now.detail.peer.hostId} took the ticket without an answer`);
-    await this.believe(migrationId, there.statement);
-    handovers.setFailure(migrationId, null);
+    for (;;) {
+      const now = this.#current(row);
+      if (now.state.step !== 'relinquished' || signal.aborted) return;
+      await disconnect(exports.end(migrationId));
+      await machines.retire(row.machineId, now.state.ticket.destination);
+      const ticket = signTicket(key, now.state.ticket);
+      const there = await peers.deliver(now.detail.peer, migrationId, ticket, now.record ?? new Uint8Array());
+      if (there.statement !== undefined) return this.believe(migrationId, there.statement);
+      // Taken, and the Machine is coming up there: the settlement follows by itself; asked for again in case it is lost.
+      handovers.setFailure(migrationId, null);
+      const answered = () => this.#current(row).state.step !== 'relinquished';
+      await handovers.until(migrationId, answered, askAgainMs, signal);
+    }
   }
 
   /** Takes a settlement or decline at the source, for its signature alone. */

@@ -9,6 +9,7 @@ import {
   type DestinationEffect,
   type DestinationEvent,
   type DestinationState,
+  destinationKeepsDown,
   destinationStanding,
   nextDestination,
   pendingDestination,
@@ -24,6 +25,7 @@ import {
   type SourceEffect,
   type SourceEvent,
   type SourceState,
+  sourceKeepsDown,
   sourceStanding,
 } from './source.ts';
 
@@ -244,12 +246,12 @@ export class Handovers {
     return row.role === 'source' ? sourceStanding(row.state) : destinationStanding(row.state);
   }
 
-  /** Whether a migration keeps a Machine of a network down at this host. */
+  /** Whether a migration keeps a Machine of a network down, or may, as far as this host knows; not what an operator accepted. */
   keepsDown(network: string, lockHolder: string): boolean {
     return this.#journal.handovers().some((row) => {
-      if (row.detail.network !== network || row.detail.lockHolder !== lockHolder) return false;
-      if (row.role === 'source' && holdsMachine(row.state)) return true;
-      return ownedEpoch(row) !== null && this.standing(row) === 'active';
+      const { detail } = row;
+      if (detail.network !== network || detail.lockHolder !== lockHolder || detail.acceptedDown === true) return false;
+      return row.role === 'source' ? sourceKeepsDown(row.state) : destinationKeepsDown(row.state);
     });
   }
 

@@ -22,6 +22,7 @@ import { noVolumeRoot } from './transfer.ts';
 import { unknownView, viewOf } from './view.ts';
 
 const waitMaxMs = 30_000;
+const releaseWaitMs = 2_000;
 const listMax = 1000;
 
 /** What the orders work with. */
@@ -163,11 +164,14 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     return { permit };
   };
 
-  releasePermit: ServiceImpl<typeof HandoverService>['releasePermit'] = (request) => {
+  releasePermit: ServiceImpl<typeof HandoverService>['releasePermit'] = async (request, context) => {
     const { journal, handovers } = this.#options;
     const wish = readPermit(request.permit);
+    const keepsDown = () => handovers.keepsDown(wish.network, wish.holder);
+    // A source hears that the Machine is up a moment after the coordinator does.
+    await handovers.until(wish.holder, () => !keepsDown(), releaseWaitMs, context.signal);
     const held = journal.permit(wish.network);
-    this.#permitted(release(held, wish, handovers.keepsDown(wish.network, wish.holder)));
+    this.#permitted(release(held, wish, keepsDown()));
     return { released: held?.holder === wish.holder && held.fence === wish.fence };
   };
 
@@ -290,12 +294,10 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     return { handover: this.view(migrationId) };
   };
 
-  acceptMachineDown: ServiceImpl<typeof HandoverService>['acceptMachineDown'] = async (request) => {
+  acceptMachineDown: ServiceImpl<typeof HandoverService>['acceptMachineDown'] = (request) => {
     const { handovers } = this.#options;
     const { migrationId } = readHeader(request.header);
-    const row = handovers.row(migrationId);
-    if (row?.role === 'source') await handovers.source(migrationId, { type: 'up' });
-    else if (row?.role === 'destination') await handovers.destination(migrationId, { type: 'up' });
+    handovers.note(migrationId, { acceptedDown: true });
     return { handover: this.view(migrationId) };
   };
 

@@ -55,7 +55,8 @@ export function unknownView(migrationId: string): Handover {
 
 function statementOf(row: HandoverRow, key: SigningKey): SignedStatement | undefined {
   if (row.role === 'source') return 'ticket' in row.state ? signTicket(key, row.state.ticket) : undefined;
-  if (row.state.step === 'owner') return signSettlement(key, row.state.settlement);
+  // The settlement waits until the Machine is up: until then the source keeps its permit of the network.
+  if (row.state.step === 'owner') return row.state.up ? signSettlement(key, row.state.settlement) : undefined;
   return row.state.step === 'declined' ? signDecline(key, row.state.decline) : undefined;
 }
 
