@@ -61,17 +61,6 @@ export class Exports {
     return ended;
   }
 
-  /** Whether any connection reads this volume now. */
-  isRead(volumeId: string): boolean {
-    return [...this.#grants.values()].some((grant) => grant.volumeId === volumeId && grant.open.size > 0);
-  }
-
-  /** Whether any token for this volume is still good. */
-  isGranted(volumeId: string): boolean {
-    this.#sweep();
-    return [...this.#grants.values()].some((grant) => grant.volumeId === volumeId);
-  }
-
   /** The tokens as an NBD port sees them. */
   directory(audience: Grant['audience']): ExportDirectory {
     return { open: (token, peer) => this.#open(token, peer, audience) };
@@ -100,6 +89,10 @@ export class Exports {
     grant.connections += 1;
     grant.client ??= identity;
     const opened = await this.#openVolume(grant.volumeId);
+    if (this.#grants.get(token) !== grant) {
+      await opened.close();
+      throw new NbdError('unknown_export', 'this export has just ended; ask for a new one');
+    }
     const close = opened.close.bind(opened);
     opened.close = async () => {
       grant.open.delete(opened);

@@ -116,6 +116,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     heldBy: (machineId) => handovers.heldBy(machineId),
     journalWentBack: () => handovers.journalWentBack,
     reservedBytes: () => handovers.reservedBytes(),
+    endExports: (volumeId) => stream.disconnect(exports.end(volumeId)),
   });
   const peers = new Peers({ host, pool, key, random, journal });
   const hands = {

@@ -165,8 +165,9 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
     const { machineId } = this.#row(volumeId);
     const ttlMs = durationToMs(request.ttl) ?? exportMs;
     if (ttlMs < 1000 || ttlMs > exportMsMax) throw invalidArgument('ttl', `is ${ttlMs / 1000}s`, 'between 1s and 24h');
-    const busy = machineId !== '' && machines.uses(volumeId);
     const holders = await volumes.holders(volumeId).catch((error) => Promise.reject(ferryErrorOf(error)));
+    // Asked last: a Machine that starts after this ends the token.
+    const busy = machineId !== '' && machines.uses(volumeId);
     const others = holders.filter((holder) => !holder.isAgent);
     if (busy || others.length > 0) {
       const who = busy ? `Machine ${machineId}` : others.map(({ pid, command }) => `${pid} (${command})`).join(', ');

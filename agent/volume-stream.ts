@@ -52,7 +52,6 @@ function readCredentials(files: TlsFiles | null): Credentials | null {
 /** The volume streams of one agent: its two NBD ports, and the copies that it pulls from others. */
 export class VolumeStream implements VolumeTransfer {
   readonly #credentials: Credentials | null;
-  readonly #exports: Exports;
   readonly #clock: Clock;
   readonly #stream: NbdServer;
   readonly #tools: NbdServer;
@@ -63,7 +62,6 @@ export class VolumeStream implements VolumeTransfer {
 
   constructor(options: { exports: Exports; clock: Clock; tls: TlsFiles | null }) {
     this.#credentials = readCredentials(options.tls);
-    this.#exports = options.exports;
     this.#clock = options.clock;
     this.#stream = new NbdServer({ directory: options.exports.directory('stream') });
     this.#tools = new NbdServer({ directory: options.exports.directory('tools') });
@@ -97,11 +95,6 @@ export class VolumeStream implements VolumeTransfer {
 
   async close(): Promise<void> {
     await Promise.all([this.#stream.close(), this.#tools.close()]);
-  }
-
-  /** Whether anybody reads this volume now. */
-  isRead(volumeId: string): boolean {
-    return this.#exports.isRead(volumeId);
   }
 
   async root(imagePath: string, { direct, signal }: { direct: boolean; signal: AbortSignal }): Promise<string> {

@@ -65,6 +65,8 @@ export interface MachinesOptions {
   readonly journalWentBack: () => boolean;
   /** Bytes promised to copies that are being received. */
   readonly reservedBytes: () => number;
+  /** Ends what NBD tools read of a volume, and their tokens. */
+  readonly endExports: (volumeId: string) => Promise<void>;
 }
 
 /** All Machines of one host: one supervisor each, started by the boot rule alone. */
@@ -379,13 +381,16 @@ export class Machines implements MovableMachines {
 
   /** The boot rule is asked again before each start: attaching is the first thing that a start does. */
   #volume(row: MachineRow): MachineVolume {
-    const { volumes, seals, heldBy, journalWentBack } = this.#options;
+    const { volumes, seals, heldBy, journalWentBack, endExports } = this.#options;
     return {
       attach: async (): Promise<AttachedVolume | null> => {
         const now = this.#row(row.id);
         const verdict = mayStart(now.placement, sealOf(seals.of(row.id)), heldBy(row.id), journalWentBack());
         if (!verdict.allowed) throw new FerryError('not_owner', `Machine ${row.id} is not started: ${verdict.reason}`);
-        return now.volumeId === '' ? null : volumes.mount(now.volumeId);
+        if (now.volumeId === '') return null;
+        // Whoever reads the stopped volume would read bytes of different moments from here on.
+        await endExports(now.volumeId);
+        return volumes.mount(now.volumeId);
       },
       detach: async () => {
         const { volumeId } = this.#row(row.id);
