@@ -93,7 +93,8 @@ async function prepare(journey: Journey, { signal }: Pulse): Promise<string> {
   journey.learn((draft) => {
     draft.migration.destinationVolumeId = volumeId;
   });
-  return volumeId === '' ? `${destination} can run it` : `${destination} can run it; room reserved as ${volumeId}`;
+  const volumeBytes = offer.record?.volumeSizeBytes ?? 0n;
+  return volumeBytes === 0n ? `${destination} can run it` : `${destination} can run it; room reserved as ${volumeId}`;
 }
 
 async function lock(journey: Journey, { signal }: Pulse): Promise<string> {
@@ -345,7 +346,7 @@ async function settle(journey: Journey, pulse: Pulse): Promise<string> {
       journey.learn((draft) => {
         draft.migration.settled = true;
       });
-      return `${source} re-read its copy and keeps it until the retention ends`;
+      return `${source} has settled; a copy that it kept was re-read and stays until its retention ends`;
     }
     await journey.waits(`${source} to re-read the copy that it keeps`);
     await journey.parts.clock.sleep(startPollMs, pulse.signal);
