@@ -58,6 +58,7 @@ export class Cluster {
   readonly #pool = new ClientPool();
   readonly #daemons: Daemon[] = [];
   readonly #machineIds = new Set<string>();
+  readonly #addresses = new Set<string>();
   #stopping = false;
 
   constructor(options: ClusterOptions) {
@@ -69,6 +70,11 @@ export class Cluster {
   /** PIDs of the daemons, by name. */
   get pids(): ReadonlyMap<string, number> {
     return new Map(this.#daemons.map(({ name, child }) => [name, child.pid ?? 0]));
+  }
+
+  /** 6PN addresses of the Machines that were there when they were ended. */
+  get addresses(): ReadonlySet<string> {
+    return this.#addresses;
   }
 
   /** Starts all daemons; resolves once every host is known and answers. */
@@ -153,7 +159,10 @@ export class Cluster {
     };
     for (;;) {
       const { machines: all } = await machines.listMachines({}, { timeoutMs: 5000 });
-      for (const { id } of all) this.#machineIds.add(id);
+      for (const { id, privateIp } of all) {
+        this.#machineIds.add(id);
+        this.#addresses.add(privateIp);
+      }
       const left = all.filter((machine) => !isAtRest(machine, how));
       if (left.length === 0) return [...ran];
       if (this.#clock.monotonicMs() > deadlineMs) {
@@ -168,14 +177,14 @@ export class Cluster {
   async stop(): Promise<void> {
     this.#stopping = true;
     await Promise.all(this.#daemons.map((daemon) => this.#end(daemon)));
-    sweepLeftovers(this.#options.dataDir, this.#machineIds);
+    sweepLeftovers(this.#options.dataDir, this.#machineIds, this.#addresses);
   }
 
   /** Kills the daemons and their Machines at once. */
   kill(): void {
     this.#stopping = true;
     for (const { child } of this.#daemons) child.kill('SIGKILL');
-    sweepLeftovers(this.#options.dataDir, this.#machineIds);
+    sweepLeftovers(this.#options.dataDir, this.#machineIds, this.#addresses);
   }
 
   async #end({ child, exited }: Daemon): Promise<void> {

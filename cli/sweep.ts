@@ -1,13 +1,20 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { networkInterfaces } from 'node:os';
 
 /**
  * Ends what a cluster under `dataDir` could not end in the ordinary way, because a daemon had died or there was no time:
- * processes of its Machines, mounts and loop devices of its volumes. Finds nothing after an ordinary end. Synchronous, so
- * that it also works while the process exits.
+ * processes of its Machines, their 6PN addresses (and `addresses`), mounts and loop devices of its volumes. Finds nothing after an ordinary
+ * end. Synchronous, so that it also works while the process exits.
  */
-export function sweepLeftovers(dataDir: string, machineIds: ReadonlySet<string>): void {
-  for (const pid of machineProcesses(dataDir, machineIds)) {
+export function sweepLeftovers(
+  dataDir: string,
+  machineIds: ReadonlySet<string>,
+  addresses: Iterable<string> = [],
+): void {
+  const pids = machineProcesses(dataDir, machineIds);
+  const theirs = addressesLeft([...addresses, ...pids.map(addressOf)]);
+  for (const pid of pids) {
     try {
       process.kill(pid, 'SIGKILL');
     } catch {
@@ -16,6 +23,7 @@ export function sweepLeftovers(dataDir: string, machineIds: ReadonlySet<string>)
   }
   for (const path of mountsUnder(dataDir)) spawnSync('umount', [path]);
   for (const device of loopsUnder(dataDir)) spawnSync('losetup', ['-d', device]);
+  for (const address of theirs) spawnSync('ip', ['-6', 'addr', 'del', `${address}/128`, 'dev', 'lo']);
 }
 
 /** Processes with a Machine's tag: of one of these Machines, or that write or find their volume under `dataDir`. */
@@ -57,6 +65,25 @@ export function loopsUnder(dataDir: string): string[] {
     if (file.startsWith(`${dataDir}/`)) devices.push(`/dev/${name}`);
   }
   return devices;
+}
+
+/** Those of the addresses that are still on this machine. */
+export function addressesLeft(addresses: readonly string[]): string[] {
+  const here = new Set((networkInterfaces().lo ?? []).map(({ address }) => address));
+  return addresses.filter((address) => here.has(address));
+}
+
+function addressOf(pid: number): string {
+  return variable(environmentOf(String(pid)), 'FERRY_PRIVATE_IP');
+}
+
+function environmentOf(pid: string): string {
+  return attempt(() => readFileSync(`/proc/${pid}/environ`, 'latin1'));
+}
+
+function variable(environment: string, name: string): string {
+  const entry = environment.split('\0').find((each) => each.startsWith(`${name}=`));
+  return entry?.slice(name.length + 1) ?? '';
 }
 
 /** What `read` answers; "" where there is nothing, or nothing that we may see. */

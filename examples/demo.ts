@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Cluster, freePort } from '../cli/cluster.ts';
 import { untilInterrupted } from '../cli/context.ts';
-import { loopsUnder, machineProcesses, mountsUnder } from '../cli/sweep.ts';
+import { addressesLeft, loopsUnder, machineProcesses, mountsUnder } from '../cli/sweep.ts';
 import { LedgerClient, locateMachine, readAcknowledgements } from './ledger/client.ts';
 import { renderVerdict, verifyLedger } from './ledger/verify.ts';
 
@@ -144,6 +144,7 @@ class Demo {
       ...[...pids].filter(([, pid]) => isAlive(pid)).map(([name]) => `the process of ${name}`),
       ...machineProcesses(this.#dataDir, new Set([this.#machineId])).map((pid) => `process ${pid} of a Machine`),
       ...mountsUnder(this.#dataDir).map((path) => `the mount ${path}`),
+      ...addressesLeft([...this.#cluster.addresses]).map((address) => `the address ${address}`),
       ...loopsUnder(this.#dataDir).map((device) => `the loop device ${device}`),
     ];
     rmSync(this.#dataDir, { recursive: true, force: true });
