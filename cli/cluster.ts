@@ -8,7 +8,7 @@ import { DesiredState, HostStatus, type Machine, MachineState } from '../proto/g
 import { type Clock, systemClock } from '../shared/clock.ts';
 import { FerryError, toFerryError } from '../shared/error.ts';
 import { ClientPool } from '../shared/rpc/client.ts';
-import { sweepLeftovers } from './sweep.ts';
+import { type KnownMachine, sweepLeftovers } from './sweep.ts';
 
 const entry = fileURLToPath(new URL('main.ts', import.meta.url));
 const readyMsMax = 30_000;
@@ -57,8 +57,7 @@ export class Cluster {
   readonly #clock: Clock;
   readonly #pool = new ClientPool();
   readonly #daemons: Daemon[] = [];
-  readonly #machineIds = new Set<string>();
-  readonly #addresses = new Set<string>();
+  readonly #machines = new Map<string, KnownMachine>();
   #stopping = false;
 
   constructor(options: ClusterOptions) {
@@ -72,9 +71,9 @@ export class Cluster {
     return new Map(this.#daemons.map(({ name, child }) => [name, child.pid ?? 0]));
   }
 
-  /** 6PN addresses of the Machines that were there when they were ended. */
-  get addresses(): ReadonlySet<string> {
-    return this.#addresses;
+  /** Machines that were there when they were ended. */
+  get machines(): readonly KnownMachine[] {
+    return [...this.#machines.values()];
   }
 
   /** Starts all daemons; resolves once every host is known and answers. */
@@ -159,10 +158,7 @@ export class Cluster {
     };
     for (;;) {
       const { machines: all } = await machines.listMachines({}, { timeoutMs: 5000 });
-      for (const { id, privateIp } of all) {
-        this.#machineIds.add(id);
-        this.#addresses.add(privateIp);
-      }
+      for (const { id, hostId, privateIp } of all) this.#machines.set(`${id} ${hostId}`, { id, privateIp });
       const left = all.filter((machine) => !isAtRest(machine, how));
       if (left.length === 0) return [...ran];
       if (this.#clock.monotonicMs() > deadlineMs) {
@@ -177,14 +173,14 @@ export class Cluster {
   async stop(): Promise<void> {
     this.#stopping = true;
     await Promise.all(this.#daemons.map((daemon) => this.#end(daemon)));
-    sweepLeftovers(this.#options.dataDir, this.#machineIds, this.#addresses);
+    sweepLeftovers(this.#options.dataDir, this.machines);
   }
 
   /** Kills the daemons and their Machines at once. */
   kill(): void {
     this.#stopping = true;
     for (const { child } of this.#daemons) child.kill('SIGKILL');
-    sweepLeftovers(this.#options.dataDir, this.#machineIds, this.#addresses);
+    sweepLeftovers(this.#options.dataDir, this.machines);
   }
 
   async #end({ child, exited }: Daemon): Promise<void> {

@@ -23,7 +23,7 @@ afterEach(async () => {
     child.kill('SIGINT');
     await ended;
   }
-  sweepLeftovers(directory, new Set());
+  sweepLeftovers(directory, []);
   rmSync(directory, { recursive: true, force: true });
 });
 
@@ -75,12 +75,12 @@ test('ferry dev: hosts are there when it is ready; ctrl-C leaves no process and 
   await dev.until('ctrl-C stops everything.');
   expect(await dev.ferry('host', 'list')).toMatch(/host-1 +ok.*\nhost-2 +ok/);
   const machineId = await runSleeper(dev);
-  expect(machineProcesses('/nowhere', new Set([machineId]))).not.toEqual([]);
+  expect(machineProcesses('/nowhere', [{ id: machineId, privateIp: '' }])).not.toEqual([]);
 
   dev.child.kill('SIGINT');
   expect(await dev.ended).toEqual([0, null]);
   expect(dev.text).toContain('nothing is left');
-  expect(machineProcesses('/nowhere', new Set([machineId]))).toEqual([]);
+  expect(machineProcesses('/nowhere', [{ id: machineId, privateIp: '' }])).toEqual([]);
   expect(readdirSync(directory).filter((name) => name.startsWith('ferry-dev-'))).toEqual([]);
 });
 
@@ -91,7 +91,7 @@ test('ferry dev --data-dir: Machines that ran are started again the next time', 
   const machineId = await runSleeper(first);
   first.child.kill('SIGINT');
   expect(await first.ended).toEqual([0, null]);
-  expect(machineProcesses(dataDir, new Set([machineId]))).toEqual([]);
+  expect(machineProcesses(dataDir, [{ id: machineId, privateIp: '' }])).toEqual([]);
 
   const second = new Dev('--hosts', '1', '--data-dir', dataDir);
   await second.until(`Machine ${machineId} runs again.`);

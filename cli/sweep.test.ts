@@ -18,10 +18,10 @@ test("kills the processes of the given Machines and of the data directory, and n
   const other = await start({ FERRY_RUNTIME_TAG: 'agent.cccccccccccccc.01J', FERRY_VOLUME_PATH: `${dataDir}-2/image` });
   const untagged = await start({ FERRY_VOLUME_PATH: `${dataDir}/image` });
   try {
-    const ids = new Set(['aaaaaaaaaaaaaa']);
-    expect(new Set(machineProcesses(dataDir, ids))).toEqual(new Set([byId.pid, byPath.pid]));
+    const known = [{ id: 'aaaaaaaaaaaaaa', privateIp: 'fdaa:0:1:0:1:0:1:0' }];
+    expect(new Set(machineProcesses(dataDir, known))).toEqual(new Set([byId.pid, byPath.pid]));
     const ended = Promise.all([once(byId, 'exit'), once(byPath, 'exit')]);
-    sweepLeftovers(dataDir, ids);
+    sweepLeftovers(dataDir, known);
     expect((await ended).map(([, signal]) => signal)).toEqual(['SIGKILL', 'SIGKILL']);
     expect([other.exitCode, other.signalCode, untagged.exitCode, untagged.signalCode]).toEqual([
       null,

@@ -2,18 +2,21 @@ import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 
+/** A Machine that may have left something behind. */
+export interface KnownMachine {
+  readonly id: string;
+  /** 6PN address, which stays on the loopback interface while the Machine is not destroyed. */
+  readonly privateIp: string;
+}
+
 /**
  * Ends what a cluster under `dataDir` could not end in the ordinary way, because a daemon had died or there was no time:
- * processes of its Machines, their 6PN addresses (and `addresses`), mounts and loop devices of its volumes. Finds nothing after an ordinary
+ * processes of its Machines, their 6PN addresses, mounts and loop devices of its volumes. Finds nothing after an ordinary
  * end. Synchronous, so that it also works while the process exits.
  */
-export function sweepLeftovers(
-  dataDir: string,
-  machineIds: ReadonlySet<string>,
-  addresses: Iterable<string> = [],
-): void {
-  const pids = machineProcesses(dataDir, machineIds);
-  const theirs = addressesLeft([...addresses, ...pids.map(addressOf)]);
+export function sweepLeftovers(dataDir: string, machines: readonly KnownMachine[]): void {
+  const pids = machineProcesses(dataDir, machines);
+  const addresses = addressesLeft([...machines.map(({ privateIp }) => privateIp), ...pids.map(addressOf)]);
   for (const pid of pids) {
     try {
       process.kill(pid, 'SIGKILL');
@@ -23,11 +26,11 @@ export function sweepLeftovers(
   }
   for (const path of mountsUnder(dataDir)) spawnSync('umount', [path]);
   for (const device of loopsUnder(dataDir)) spawnSync('losetup', ['-d', device]);
-  for (const address of theirs) spawnSync('ip', ['-6', 'addr', 'del', `${address}/128`, 'dev', 'lo']);
+  for (const address of addresses) spawnSync('ip', ['-6', 'addr', 'del', `${address}/128`, 'dev', 'lo']);
 }
 
 /** Processes with a Machine's tag: of one of these Machines, or that write or find their volume under `dataDir`. */
-export function machineProcesses(dataDir: string, machineIds: ReadonlySet<string>): number[] {
+export function machineProcesses(dataDir: string, machines: readonly KnownMachine[]): number[] {
   const found: number[] = [];
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue;
@@ -42,7 +45,7 @@ export function machineProcesses(dataDir: string, machineIds: ReadonlySet<string
     const machineId = tag?.split('.').at(-2) ?? cgroup?.[1] ?? '';
     const links = ['fd/1', 'fd/2', 'cwd'].map((link) => attempt(() => readlinkSync(`/proc/${name}/${link}`)));
     const isOurs = environment.includes(`=${dataDir}/`) || links.some((path) => path.startsWith(`${dataDir}/`));
-    if (isOurs || machineIds.has(machineId)) found.push(Number(name));
+    if (isOurs || machines.some(({ id }) => id === machineId)) found.push(Number(name));
   }
   return found;
 }

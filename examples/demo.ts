@@ -140,11 +140,12 @@ class Demo {
       });
     }
     await this.#cluster.stop();
+    const known = [...this.#cluster.machines, { id: this.#machineId, privateIp: '' }];
     const left = [
       ...[...pids].filter(([, pid]) => isAlive(pid)).map(([name]) => `the process of ${name}`),
-      ...machineProcesses(this.#dataDir, new Set([this.#machineId])).map((pid) => `process ${pid} of a Machine`),
+      ...machineProcesses(this.#dataDir, known).map((pid) => `process ${pid} of a Machine`),
       ...mountsUnder(this.#dataDir).map((path) => `the mount ${path}`),
-      ...addressesLeft([...this.#cluster.addresses]).map((address) => `the address ${address}`),
+      ...addressesLeft(known.map(({ privateIp }) => privateIp)).map((address) => `the address ${address}`),
       ...loopsUnder(this.#dataDir).map((device) => `the loop device ${device}`),
     ];
     rmSync(this.#dataDir, { recursive: true, force: true });
