@@ -41,7 +41,7 @@ async function endUndriven({
   driverSilenceMs,
   preparedExpiryMs,
 }: HousekeepingOptions): Promise<void> {
-  for (const row of journal.handovers()) {
+  for (const row of journal.openHandovers()) {
     const silentMs = handovers.silentMs(row.migrationId);
     if (row.role === 'source' && row.state.step === 'stopped' && silentMs >= driverSilenceMs) {
       await handovers.source(row.migrationId, { type: 'driver-silent' });

@@ -26,8 +26,9 @@ const schema = [
    CREATE TABLE volumes (id TEXT PRIMARY KEY, row TEXT NOT NULL) STRICT, WITHOUT ROWID;
    CREATE TABLE handovers (
      migration_id TEXT PRIMARY KEY, machine_id TEXT NOT NULL, role TEXT NOT NULL, state TEXT NOT NULL,
-     detail TEXT NOT NULL, record BLOB, updated_at_ms INTEGER NOT NULL
+     detail TEXT NOT NULL, record BLOB, is_open INTEGER NOT NULL, updated_at_ms INTEGER NOT NULL
    ) STRICT, WITHOUT ROWID;
+   CREATE INDEX handovers_open ON handovers (is_open) WHERE is_open = 1;
    CREATE TABLE offers (migration_id TEXT PRIMARY KEY, row TEXT NOT NULL) STRICT, WITHOUT ROWID;
    CREATE INDEX handovers_by_machine ON handovers (machine_id);
    CREATE TABLE permits (network TEXT PRIMARY KEY, holder TEXT, fence INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -85,7 +86,7 @@ export interface HandoverDetail {
   readonly tombstonedAtMs?: number;
   /** An operator accepted that the Machine is down: its network need not wait for it. */
   readonly acceptedDown?: boolean;
-  /** Nothing is left to do for a declined copy. */
+  /** Nothing is left to do for a declined copy, or a Machine that moved away. */
   readonly freed?: boolean;
   /** "starting", "healthy", "unhealthy", "stopped", or "" before the start. */
   readonly health?: string;
@@ -240,6 +241,11 @@ export class Journal {
     return this.#db.all('SELECT * FROM handovers ORDER BY migration_id DESC').map(handoverOf);
   }
 
+  /** Those with anything left to do, wait for, or hold. */
+  openHandovers(): HandoverRow[] {
+    return this.#db.all('SELECT * FROM handovers WHERE is_open = 1').map(handoverOf);
+  }
+
   handoversOf(machineId: string): HandoverRow[] {
     return this.#db
       .all('SELECT * FROM handovers WHERE machine_id = ? ORDER BY migration_id DESC', machineId)
@@ -248,13 +254,14 @@ export class Journal {
 
   putHandover(handover: HandoverRow): void {
     this.#db.run(
-      'INSERT OR REPLACE INTO handovers VALUES (?, ?, ?, ?, ?, ?, ?)',
+      'INSERT OR REPLACE INTO handovers VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
       handover.migrationId,
       handover.machineId,
       handover.role,
       JSON.stringify(handover.state),
       JSON.stringify(handover.detail),
       handover.record,
+      isOpen(handover) ? 1 : 0,
       handover.updatedAtMs,
     );
   }
@@ -293,6 +300,14 @@ export class Journal {
   putRoster(hostId: string, address: string): void {
     this.#db.run('INSERT OR REPLACE INTO roster VALUES (?, ?)', hostId, address);
   }
+}
+
+/** Whether anything of a hand-over is left to do, to wait for, or to hold. */
+function isOpen({ role, state, detail }: HandoverRow): boolean {
+  if (role === 'source' && (state.step === 'aborted' || state.step === 'returned')) return !state.up;
+  if (state.step === 'tombstoned' || state.step === 'declined') return detail.freed !== true;
+  if (state.step === 'owner') return !state.up || !state.settlementKnown;
+  return state.step !== 'parked';
 }
 
 function machineOf(row: Row): MachineRow {

@@ -31,8 +31,10 @@ import { ProcessRuntime } from './runtime/process/runtime.ts';
 import { AgentRoutes } from './service.ts';
 import { FileExport } from './transfer/file-export.ts';
 import { VolumeStream } from './volume-stream.ts';
-import { probeCapabilities } from './volumes/capabilities.ts';
+import { probeCapabilities, type VolumeCapabilities } from './volumes/capabilities.ts';
 import { commandRunner } from './volumes/command.ts';
+import { ferryErrorOf } from './volumes/ferry-error.ts';
+import type { MountTools } from './volumes/mount.ts';
 import { VolumeStore } from './volumes/store.ts';
 
 const commandMs = 60_000;
@@ -79,7 +81,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
   const owner = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 };
   const run = commandRunner({ searchPath: process.env.PATH ?? '' });
   const tools = { files, run, sleep: (ms: number) => clock.sleep(ms), agentPid: process.pid, timeoutMs: commandMs };
-  const capabilities = await probeCapabilities(dataDir, tools);
+  const capabilities = await capabilitiesOf(dataDir, tools, journal);
   for (const [name, reason] of Object.entries(capabilities.reasons))
     log.info({ capability: name }, `not here: ${reason}`);
   const volumes = new VolumeStore({ dir: dataDir, ...tools, capabilities, owner });
@@ -210,4 +212,18 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     },
   });
   return { volumes, handovers, machines, stream, heartbeat, server, address, capabilities };
+}
+
+/** Tries what this host can do. On a full disk nothing can be tried: what was found last counts. */
+async function capabilitiesOf(dataDir: string, tools: MountTools, journal: Journal): Promise<VolumeCapabilities> {
+  try {
+    const found = await probeCapabilities(dataDir, tools);
+    journal.write(() => journal.setMeta('capabilities', JSON.stringify(found)));
+    return found;
+  } catch (error) {
+    const known = ferryErrorOf(error);
+    const last = journal.meta('capabilities');
+    if (known.reason !== 'no_space' || last === undefined) throw known;
+    return JSON.parse(last) as VolumeCapabilities;
+  }
 }

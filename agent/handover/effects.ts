@@ -8,6 +8,7 @@ import type { Logger } from '../../shared/log.ts';
 import type { SigningKey } from '../../shared/signing.ts';
 import type { Exports } from '../exports.ts';
 import type { HandoverDetail, HandoverRow, Journal } from '../journal.ts';
+import { ferryErrorOf } from '../volumes/ferry-error.ts';
 import type { VolumeStore } from '../volumes/store.ts';
 import type { Seal } from './boot.ts';
 import type { DestinationEffect } from './destination.ts';
@@ -70,8 +71,9 @@ export class HandoverEffects implements Effects {
     switch (effect.do) {
       case 'mark':
       case 'send-signal': // the signal goes in the same routine that observes what comes of it
-      case 'retire-volume': // the collector deletes kept volumes when their time is over
         return;
+      case 'retire-volume': // housekeeping deletes the kept copy when its time is over
+        return this.#forget(row);
       case 'observe-gone':
         return this.#stop(row);
       case 'take-root':
@@ -115,7 +117,7 @@ export class HandoverEffects implements Effects {
     const signal = AbortSignal.any([controller.signal, this.#options.signal]);
     this.#pull(row as DestinationRow, signal)
       .catch((error) => {
-        if (!signal.aborted) handovers.setFailure(migrationId, toFerryError(error));
+        if (!signal.aborted) handovers.setFailure(migrationId, ferryErrorOf(error));
       })
       .finally(() => {
         this.#copies.delete(migrationId);
@@ -250,6 +252,12 @@ export class HandoverEffects implements Effects {
     if (next.state.step !== 'parked') return;
     const text = `the kept volume's root is ${root}, the moved Machine has ${state.ticket.root}: bytes were lost or changed; both copies are kept`;
     log.error({ migration: row.migrationId, machine: row.machineId, reason: 'root_mismatch' }, text);
+  }
+
+  /** Removes what its programs left on this host besides the kept copy. */
+  async #forget(row: SourceRow): Promise<void> {
+    await this.#options.machines.forget(row.machineId);
+    this.#options.handovers.note(row.migrationId, { freed: true });
   }
 
   /** The Machine comes back here after it was held. */

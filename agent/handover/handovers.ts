@@ -1,8 +1,8 @@
 import type { Clock } from '../../shared/clock.ts';
 import type { FerryError } from '../../shared/error.ts';
-import { toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
 import type { HandoverDetail, HandoverRow, Journal, MachineRow } from '../journal.ts';
+import { ferryErrorOf } from '../volumes/ferry-error.ts';
 import { type Placement, reconcile, type Seal, sealOf } from './boot.ts';
 import {
   type DestinationContext,
@@ -111,7 +111,7 @@ export class Handovers {
         this.#log.error({ machine: machine.id }, agreement.reason);
       }
     }
-    for (const row of this.#journal.handovers()) this.#take(row);
+    for (const row of this.#journal.openHandovers()) this.#take(row);
   }
 
   /** The row of a migration, or undefined. */
@@ -156,6 +156,21 @@ export class Handovers {
     if (row === undefined) return;
     this.#journal.write(() => this.#journal.putHandover({ ...row, detail: { ...row.detail, ...detail } }));
     this.changed(migrationId);
+  }
+
+  /** An order that no transition checks: refused below the highest term that gave one, which it raises durably. */
+  ordered(migrationId: string, term: number): void {
+    const row = this.#journal.handover(migrationId);
+    const seen = row?.state.term ?? 0;
+    if (term < seen) {
+      const message = `term ${term} is below ${seen}, the driver's now`;
+      throw refusalError({ reason: 'stale_term', message, seen });
+    }
+    if (row !== undefined && term > seen) {
+      const raised = { ...row, state: { ...row.state, term } } as HandoverRow;
+      this.#journal.write(() => this.#journal.putHandover(raised));
+    }
+    this.driven(migrationId);
   }
 
   /** A driver was heard. */
@@ -248,7 +263,7 @@ export class Handovers {
 
   /** Whether a migration keeps a Machine of a network down, or may, as far as this host knows; not what an operator accepted. */
   keepsDown(network: string, lockHolder: string): boolean {
-    return this.#journal.handovers().some((row) => {
+    return this.#journal.openHandovers().some((row) => {
       const { detail } = row;
       if (detail.network !== network || detail.lockHolder !== lockHolder || detail.acceptedDown === true) return false;
       return row.role === 'source' ? sourceKeepsDown(row.state) : destinationKeepsDown(row.state);
@@ -258,7 +273,7 @@ export class Handovers {
   /** Bytes promised to copies that are being received. */
   reservedBytes(): number {
     const received = this.#journal
-      .handovers()
+      .openHandovers()
       .filter((row) => row.role === 'destination' && (row.state.step === 'prepared' || row.state.step === 'verified'));
     return received.reduce((total, row) => total + row.detail.volumeAllocatedBytes, 0);
   }
@@ -369,7 +384,6 @@ export class Handovers {
   }
 
   #take(row: HandoverRow): void {
-    if (row.detail.freed === true) return;
     const pending = row.role === 'source' ? pendingSource(row.state) : pendingDestination(row.state);
     if (pending.length > 0)
       void this.#perform(row, pending).catch((error) => this.#log.error({ err: error }, 'recovery'));
@@ -382,7 +396,7 @@ export class Handovers {
         return;
       } catch (error) {
         if (this.#signal.aborted) return;
-        const known = toFerryError(error);
+        const known = ferryErrorOf(error);
         this.#log.warn({ migration: migrationId, task: key, reason: known.reason }, known.message);
         this.setFailure(migrationId, known);
         await this.#clock.sleep(retryMs, this.#signal).catch(() => {});

@@ -28,6 +28,8 @@ export interface MovableMachines {
   resume(machineId: string): Promise<void>;
   /** Ends the supervision of a Machine that was given up; its row stays. */
   retire(machineId: string, to: string): Promise<void>;
+  /** Removes the logs and records of a Machine that moved away for good; nothing if it is back. */
+  forget(machineId: string): Promise<void>;
   /** Resolves when it is healthy, or stays stopped because that is desired. Throws start_failed, or unhealthy in the end. */
   untilUp(machineId: string, deadlineMs: number, signal: AbortSignal): Promise<'healthy' | 'stopped'>;
   /** Resolves when its program runs or is given up. */

@@ -12,6 +12,7 @@ import { checkId, newVolumeId } from '../../shared/ids.ts';
 import type { Random } from '../../shared/random.ts';
 import type { HandoverDetail, HandoverRow, MachineRow } from '../journal.ts';
 import { newLife } from '../machines/lifecycle.ts';
+import { ferryErrorOf } from '../volumes/ferry-error.ts';
 import type { EffectsOptions, HandoverEffects } from './effects.ts';
 import { peerKey, readRecord, writeRecord } from './effects.ts';
 import type { NewRow } from './handovers.ts';
@@ -95,7 +96,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       throw new FerryError('machine_busy', `Machine ${machineId} is being destroyed`);
     if (row === undefined)
       journal.write(() => journal.putOffer(migrationId, { machineId, peer: { hostId, address }, lockHolder, term }));
-    handovers.driven(migrationId);
+    handovers.ordered(migrationId, term);
     const record = await this.#describe(machine);
     const handover =
       row === undefined
@@ -129,7 +130,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       await machines.canTake(record);
       // Marker and image come before the row: a row whose marker is missing has lost its copy and is never accepted.
       if (sizeBytes > 0) {
-        await volumes.createReceiving({ volumeId, sizeBytes });
+        await volumes.createReceiving({ volumeId, sizeBytes }).catch((error) => Promise.reject(ferryErrorOf(error)));
         const mount = record.config?.mounts[0];
         const createdAtMs = this.#options.clock.nowMs();
         journal.write(() =>
@@ -185,8 +186,8 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   stopForMigration: ServiceImpl<typeof HandoverService>['stopForMigration'] = async (request, context) => {
     const { handovers } = this.#options;
     const { migrationId, term, fence } = readHeader(request.header);
-    handovers.driven(migrationId);
     const row = await handovers.source(migrationId, { type: 'stop', term, fence });
+    handovers.driven(migrationId);
     const stuck = () => handovers.failure(migrationId)?.disposition === 'abort';
     const stopped = () => handovers.row(migrationId)?.state.step !== 'stopping';
     if (row.state.step === 'stopping') {
@@ -199,10 +200,10 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
 
   copy: ServiceImpl<typeof HandoverService>['copy'] = async (request, context) => {
     const { handovers, effects } = this.#options;
-    const { migrationId } = readHeader(request.header);
+    const { migrationId, term } = readHeader(request.header);
     const row = this.#row(migrationId, 'destination');
+    handovers.ordered(migrationId, term);
     if (row.state.step === 'declined') throw new FerryError('burnt', `migration ${migrationId} was declined here`);
-    handovers.driven(migrationId);
     if (!effects.isCopying(migrationId)) {
       handovers.setFailure(migrationId, null);
       await effects.copy(migrationId);
@@ -217,7 +218,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   relinquish: ServiceImpl<typeof HandoverService>['relinquish'] = async (request, context) => {
     const { handovers, machines } = this.#options;
     const { migrationId, term } = readHeader(request.header);
-    handovers.driven(migrationId);
+    handovers.ordered(migrationId, term);
     const rootTaken = () => {
       const state = handovers.row(migrationId)?.state;
       return state?.step !== 'stopped' || !('root' in state) || state.root !== null;
@@ -241,8 +242,8 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   };
 
   accept: ServiceImpl<typeof HandoverService>['accept'] = async (request) => {
-    const { migrationId } = readHeader(request.header);
-    this.#options.handovers.driven(migrationId);
+    const { migrationId, term } = readHeader(request.header);
+    this.#options.handovers.ordered(migrationId, term);
     if (request.ticket === undefined) throw invalidArgument('ticket', 'is missing', 'the signed ticket of the source');
     await this.takeTicket(migrationId, request.ticket, request.record);
     return { handover: this.view(migrationId) };
@@ -250,8 +251,9 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
 
   settle: ServiceImpl<typeof HandoverService>['settle'] = async (request, context) => {
     const { handovers, effects } = this.#options;
-    const { migrationId } = readHeader(request.header);
+    const { migrationId, term } = readHeader(request.header);
     this.#row(migrationId, 'source');
+    handovers.ordered(migrationId, term);
     if (request.settlement === undefined)
       throw invalidArgument('settlement', 'is missing', "the destination's settlement");
     await effects.believe(migrationId, request.settlement);
@@ -287,8 +289,9 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   };
 
   takeBack: ServiceImpl<typeof HandoverService>['takeBack'] = async (request) => {
-    const { migrationId } = readHeader(request.header);
+    const { migrationId, term } = readHeader(request.header);
     this.#row(migrationId, 'source');
+    this.#options.handovers.ordered(migrationId, term);
     if (request.decline === undefined) throw invalidArgument('decline', 'is missing', "the destination's decline");
     await this.#options.effects.believe(migrationId, request.decline);
     return { handover: this.view(migrationId) };
@@ -303,7 +306,6 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
 
   getHandover: ServiceImpl<typeof HandoverService>['getHandover'] = (request) => {
     const migrationId = checkId('migration', request.migrationId, 'migration_id');
-    this.#options.handovers.driven(migrationId);
     return { handover: this.view(migrationId) };
   };
 

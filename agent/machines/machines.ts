@@ -13,7 +13,7 @@ import {
   MachineSchema,
 } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
-import { FerryError, invalidArgument, toFerryError } from '../../shared/error.ts';
+import { FerryError, invalidArgument } from '../../shared/error.ts';
 import { newVolumeId } from '../../shared/ids.ts';
 import type { Logger } from '../../shared/log.ts';
 import type { Random } from '../../shared/random.ts';
@@ -22,6 +22,7 @@ import type { MovableMachines, MoveStop } from '../handover/machines.ts';
 import type { Seals } from '../handover/seals.ts';
 import type { Journal, MachineRow } from '../journal.ts';
 import type { ReadLogOptions, Runtime } from '../runtime/runtime.ts';
+import { ferryErrorOf } from '../volumes/ferry-error.ts';
 import { imageName } from '../volumes/image.ts';
 import type { VolumeStore } from '../volumes/store.ts';
 import { type Addresses, privateIp } from './addresses.ts';
@@ -292,6 +293,10 @@ export class Machines implements MovableMachines {
     await this.#options.addresses.remove(this.#privateIp(row));
   }
 
+  async forget(machineId: string): Promise<void> {
+    if (this.#row(machineId).placement.kind !== 'owner') await this.#options.runtime.forget(machineId);
+  }
+
   async untilUp(machineId: string, deadlineMs: number, signal: AbortSignal): Promise<'healthy' | 'stopped'> {
     const supervisor = this.#supervisors.get(machineId);
     if (supervisor === undefined) {
@@ -394,7 +399,7 @@ export class Machines implements MovableMachines {
       },
       detach: async () => {
         const { volumeId } = this.#row(row.id);
-        if (volumeId !== '') await volumes.unmount(volumeId).catch((error) => Promise.reject(toFerryError(error)));
+        if (volumeId !== '') await volumes.unmount(volumeId).catch((error) => Promise.reject(ferryErrorOf(error)));
       },
       openPaths: () => {
         const now = this.#row(row.id);
