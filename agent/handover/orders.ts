@@ -299,7 +299,8 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
 
   acceptMachineDown: ServiceImpl<typeof HandoverService>['acceptMachineDown'] = (request) => {
     const { handovers } = this.#options;
-    const { migrationId } = readHeader(request.header);
+    const { migrationId, term } = readHeader(request.header);
+    handovers.ordered(migrationId, term);
     handovers.note(migrationId, { acceptedDown: true });
     return { handover: this.view(migrationId) };
   };

@@ -236,6 +236,8 @@ async function accept(journey: Journey, { signal }: Pulse): Promise<string> {
     (client, options) => client.accept({ header: journey.header, ticket, record }, options),
     { signal, timeoutMs: waitMs },
   );
+  // A copy that had ended answers a ticket with its signed no: the Machine goes back.
+  refuseDeadEnd(handover, destination);
   const at = present(handover, destination);
   const owned = at.epoch > epoch ? at.epoch : epoch;
   await journey.placed(destination, owned);
