@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { freePort } from '../../cli/cluster.ts';
-import { loopsUnder, machineProcesses, mountsUnder, sweepLeftovers } from '../../cli/sweep.ts';
+import { type KnownMachine, loopsUnder, machineProcesses, mountsUnder, sweepLeftovers } from '../../cli/sweep.ts';
 import { AgentService } from '../../proto/gen/ferry/v1/agent_pb.ts';
 import {
   HostService,
@@ -22,12 +22,14 @@ import { ClientPool } from '../../shared/rpc/client.ts';
 const entry = join(import.meta.dirname, '../../cli/main.ts');
 const pollMs = 25;
 
+type Flags = Readonly<Record<string, string>>;
+
 /** How a test's cluster is made. */
 export interface TestClusterOptions {
   readonly hosts?: readonly string[];
-  /** Flags for all agents besides those of the cluster, for example { 'driver-silence': '3s' }. */
-  readonly agentFlags?: Readonly<Record<string, string>>;
-  readonly coordinatorFlags?: Readonly<Record<string, string>>;
+  /** Flags for all agents, or for each, besides those of the cluster, for example { 'driver-silence': '3s' }. */
+  readonly agentFlags?: Flags | ((host: string) => Flags);
+  readonly coordinatorFlags?: Flags;
   /** Where the data goes; a folder in the system's temporary one by default. */
   readonly root?: string;
 }
@@ -46,7 +48,8 @@ export class TestCluster implements AsyncDisposable {
   readonly coordinator: string;
   readonly #addresses = new Map<string, string>();
   readonly #daemons = new Map<string, Daemon>();
-  readonly #machineIds = new Set<string>();
+  /** Each Machine with each address that it was seen at. */
+  readonly #seen = new Map<string, KnownMachine>();
   readonly #pool = new ClientPool();
 
   private constructor(dir: string, coordinator: string) {
@@ -59,8 +62,7 @@ export class TestCluster implements AsyncDisposable {
     const { hosts = ['host-a', 'host-b'], agentFlags = {}, coordinatorFlags = {} } = options;
     const dir = mkdtempSync(join(options.root ?? tmpdir(), 'ferry-cluster-'));
     const cluster = new TestCluster(dir, `127.0.0.1:${await freePort()}`);
-    const flags = (values: Readonly<Record<string, string>>) =>
-      Object.entries(values).flatMap(([name, value]) => [`--${name}`, value]);
+    const flags = (values: Flags) => Object.entries(values).flatMap(([name, value]) => [`--${name}`, value]);
     cluster.#daemons.set('coordinator', {
       args: [
         'coordinator',
@@ -87,7 +89,10 @@ export class TestCluster implements AsyncDisposable {
         '--listen',
         address,
       ];
-      cluster.#daemons.set(host, { args: ['agent', ...own, ...flags(agentFlags)], child: null });
+      cluster.#daemons.set(host, {
+        args: ['agent', ...own, ...flags(typeof agentFlags === 'function' ? agentFlags(host) : agentFlags)],
+        child: null,
+      });
     }
     for (const name of cluster.#daemons.keys()) cluster.spawn(name);
     await cluster.untilHostsAnswer();
@@ -205,7 +210,7 @@ export class TestCluster implements AsyncDisposable {
       },
       { timeoutMs: 30_000 },
     );
-    this.#machineIds.add(machine!.id);
+    this.#note(machine!);
     await this.until(
       `Machine ${machine!.id} is started`,
       async () => (await this.machine(machine!.id)).state === MachineState.STARTED,
@@ -215,7 +220,13 @@ export class TestCluster implements AsyncDisposable {
 
   /** A Machine as its owner sees it. */
   async machine(machineId: string): Promise<Machine> {
-    return (await this.machines.getMachine({ machineId }, { timeoutMs: 5000 })).machine!;
+    const machine = (await this.machines.getMachine({ machineId }, { timeoutMs: 5000 })).machine!;
+    this.#note(machine);
+    return machine;
+  }
+
+  #note({ id, privateIp }: Machine): void {
+    this.#seen.set(`${id} ${privateIp}`, { id, privateIp });
   }
 
   /** Begins a migration; answers its ID. */
@@ -246,14 +257,14 @@ export class TestCluster implements AsyncDisposable {
 
   /** Which agents have a process of this Machine now, told by the processes themselves. */
   processes(): number[] {
-    return machineProcesses(this.dir, this.#machineIds);
+    return machineProcesses(this.dir, [...this.#seen.values()]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#daemons.keys()].map((name) => this.kill(name, 'SIGKILL')));
-    sweepLeftovers(this.dir, this.#machineIds);
+    sweepLeftovers(this.dir, [...this.#seen.values()]);
     await this.until('no process, mount or loop device is left', () => {
-      sweepLeftovers(this.dir, this.#machineIds);
+      sweepLeftovers(this.dir, [...this.#seen.values()]);
       return this.processes().length === 0 && mountsUnder(this.dir).length === 0 && loopsUnder(this.dir).length === 0;
     });
     rmSync(this.dir, { recursive: true, force: true });
