@@ -2,7 +2,7 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { breakLine, breaks, proofLine, proofs, told } from './run.ts';
 
-const depth = process.env['FERRY_MODEL'] === 'deep' ? 'deep' : 'quick';
+const depth = process.env.FERRY_MODEL === 'deep' ? 'deep' : 'quick';
 const lines: string[] = [];
 
 afterAll(() => {

@@ -1,9 +1,9 @@
 /** Runs the searches and writes down what they found, for the test and for the command line. */
 import { handover } from './handover.ts';
-import { lockMutants } from './lock-mutants.ts';
+import { asking, lockMutants, moving } from './lock-mutants.ts';
 import { mutants } from './mutants.ts';
 import { lock } from './permits.ts';
-import { asBuilt, type Rules } from './rules.ts';
+import { asBuilt } from './rules.ts';
 import { deep, quick } from './scopes.ts';
 import { type Found, search } from './search.ts';
 
@@ -14,8 +14,6 @@ export interface Search {
   run(): Found;
 }
 
-const lockBounds = { fenceMax: 2, lateGrants: false };
-
 /** Worlds with every rule in place: each must hold. */
 export function proofs(depth: 'quick' | 'deep'): readonly Search[] {
   const statesMax = depth === 'quick' ? 1_000_000 : 12_000_000;
@@ -24,15 +22,9 @@ export function proofs(depth: 'quick' | 'deep'): readonly Search[] {
     world: scope.name,
     run: () => search(handover(scope, asBuilt), statesMax),
   }));
-  const more =
-    depth === 'quick'
-      ? []
-      : [
-          { ...lockBounds, lateGrants: true },
-          { ...lockBounds, fenceMax: 3 },
-        ];
-  const locks = [lockBounds, ...more].map((bounds) => ({
-    name: `network lock, ${bounds.fenceMax} fences${bounds.lateGrants ? ', late grants' : ''}`,
+  const more = depth === 'quick' ? [] : [{ ...moving, lateGrants: true }];
+  const locks = [asking, moving, ...more].map((bounds) => ({
+    name: `network lock, ${bounds.fenceMax} fences${bounds.lateGrants ? ', late grants' : ''}${bounds.moves ? ', two moves' : ''}`,
     world: 'network lock',
     run: () => search(lock(asBuilt, bounds), statesMax),
   }));
@@ -46,12 +38,12 @@ export function breaks(): readonly Search[] {
     world: scope.name,
     run: () => search(handover(scope, rules), 1_000_000),
   }));
-  const inLock = ({ rule, rules }: { rule: string; rules: Rules }): Search => ({
+  const locks = lockMutants.map(({ rule, rules, bounds }) => ({
     name: rule,
     world: 'network lock',
-    run: () => search(lock(rules, lockBounds), 1_000_000),
-  });
-  return [...machines, ...lockMutants.map(inLock)];
+    run: () => search(lock(rules, bounds), 1_000_000),
+  }));
+  return [...machines, ...locks];
 }
 
 export function proofLine(name: string, found: Found): string {
