@@ -5,7 +5,7 @@ const USAGE = `usage: npm run bench -- stream [--json] [--size BYTES] [--runs N]
 
   stream   Ferry's volume stream beside nbdcopy and nbdkit: transport alone, TLS, to a synced file; and memory
   --size   bytes of random data, default 2147483648
-  --runs   runs of each side, interleaved; the medians are compared; default 5
+  --runs   runs of each side, interleaved; the medians are compared; default 3
   --json   one JSON document instead of the table`;
 
 const { values, positionals } = parseArgs({
@@ -13,10 +13,14 @@ const { values, positionals } = parseArgs({
   options: {
     json: { type: 'boolean', default: false },
     size: { type: 'string', default: '2147483648' },
-    runs: { type: 'string', default: '5' },
+    runs: { type: 'string', default: '3' },
     help: { type: 'boolean', default: false },
   },
 });
+
+// An interrupted run still removes its files, in its exit listener.
+process.once('SIGINT', () => process.exit(130));
+process.once('SIGTERM', () => process.exit(143));
 
 const sizeBytes = Number(values.size);
 const runs = Number(values.runs);

@@ -26,8 +26,9 @@ export class Background implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #exited: Promise<unknown>;
 
-  constructor(program: string, args: readonly string[]) {
-    this.#child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+  /** `quiet` drops what it says on its standard error. */
+  constructor(program: string, args: readonly string[], { quiet }: { quiet: boolean } = { quiet: false }) {
+    this.#child = spawn(program, args, { stdio: ['pipe', 'pipe', quiet ? 'ignore' : 'inherit'] });
     this.#exited = new Promise((resolve) => this.#child.once('close', resolve));
   }
 

@@ -75,6 +75,8 @@ export async function streamBenchmark(options: {
     say(`missing: ${missing.join(', ')} (Debian: nbdkit, libnbd-bin, diffutils); only our own side is measured`);
   }
   const directory = mkdtempSync(join(tmpdir(), 'ferry-bench-'));
+  const clean = (): void => rmSync(directory, { recursive: true, force: true });
+  process.once('exit', clean);
   try {
     makePki(directory);
     const image = join(directory, 'volume.img');
@@ -113,7 +115,8 @@ export async function streamBenchmark(options: {
       text: toText(rows, memory, { sizeBytes, runs, missing }),
     };
   } finally {
-    rmSync(directory, { recursive: true, force: true });
+    process.off('exit', clean);
+    clean();
   }
 }
 
@@ -151,8 +154,8 @@ async function startPeers(stack: AsyncDisposableStack, image: string, pki: strin
   const [plain, tls] = [await freePort(), await freePort()];
   const common = ['--foreground', '--exit-with-parent', '--read-only', '--ipaddr', '127.0.0.1'];
   const secured = ['--tls=require', `--tls-certificates=${pki}`, '--tls-verify-peer'];
-  stack.use(new Background('nbdkit', [...common, '--port', String(plain), 'file', image]));
-  stack.use(new Background('nbdkit', [...common, ...secured, '--port', String(tls), 'file', image]));
+  stack.use(new Background('nbdkit', [...common, '--port', String(plain), 'file', image], { quiet: true }));
+  stack.use(new Background('nbdkit', [...common, ...secured, '--port', String(tls), 'file', image], { quiet: true }));
   for (const port of [plain, tls]) await reachable(port);
   return { plain, tls };
 }

@@ -264,6 +264,16 @@ describe('transmission', () => {
     expect(most).toBeLessThanOrEqual(3);
   });
 
+  it('ends a connection that has gone quiet', async () => {
+    await server.close();
+    server = serverWith({ idleTimeoutMs: 30 });
+    const raw = await new Raw(await listen()).transmission(true);
+    await raw.close();
+    await server.close();
+    expect(ends).toMatchObject([{ exportName: 'vol', error: { reason: 'disconnected' } }]);
+    expect(memory.closed).toBe(1);
+  });
+
   it('a wrong request magic ends the connection, and only that one', async () => {
     const port = await listen();
     const raw = await new Raw(port).transmission(true);

@@ -38,5 +38,8 @@ export function diskError(error: unknown, what: string): TransferError {
   if (error instanceof TransferError) return error;
   const cause = error instanceof Error ? error : new Error(String(error));
   const full = 'code' in cause && (cause.code === 'ENOSPC' || cause.code === 'EDQUOT');
-  return new TransferError(full ? 'no_space' : 'target_io', `${what}: ${cause.message}`, { cause });
+  const next = full
+    ? 'free space on this disk and call again: what has arrived is kept'
+    : 'check the disk of this host before the copy is called again';
+  return new TransferError(full ? 'no_space' : 'target_io', `${what}: ${cause.message}; ${next}`, { cause });
 }

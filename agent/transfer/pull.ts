@@ -335,6 +335,8 @@ class Pull {
     const offset = piece.from * CHUNK_BYTES;
     const length = this.#bytesOf(piece.from, piece.to);
     await this.#options.limiter?.take(length, this.#options.signal);
+    // A copy that was told to be slow has not been given up by its source.
+    if (this.#options.limiter) this.#arrivedAtMs = this.#options.clock.monotonicMs();
     const data = buffer.subarray(0, length);
     await source.read(data, offset, length);
     this.#bytesTransferred += length;
