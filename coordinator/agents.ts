@@ -85,7 +85,8 @@ export function named(error: unknown, hostId: string): FerryError {
   const known = toFerryError(error);
   const { reason, message, field, expected, nextAction } = known;
   const facts = { ...known.facts, host: hostId };
-  if (reason === 'unreachable' || reason === 'host_unreachable') {
+  // An agent that dies or stops during a call breaks it off as "cancelled"; nobody here has called it off then.
+  if (reason === 'unreachable' || reason === 'host_unreachable' || reason === 'cancelled') {
     return new FerryError('host_unreachable', `host ${hostId} does not answer`, { facts, cause: error });
   }
   if (reason === 'deadline')

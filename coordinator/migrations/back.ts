@@ -115,9 +115,11 @@ async function up(journey: Journey, { signal }: Pulse): Promise<string> {
       await journey.waits(`the Machine to come up at ${source}${machine.reason === '' ? '' : `: ${machine.reason}`}`);
     }
     if (parts.clock.nowMs() >= deadlineMs) {
+      const { reason } = await journey.handover(source, signal);
+      const why = reason || machine?.reason || 'no reason is known';
       throw new FerryError(
         'unhealthy',
-        `the Machine did not come up again at ${source} within ${plan.startDeadlineMs / 1000} s`,
+        `the Machine did not come up again at ${source} within ${plan.startDeadlineMs / 1000} s: ${why}`,
         { facts: { host: source } },
       );
     }

@@ -168,6 +168,22 @@ test('an answer that is lost is asked for again, visibly, without limit', async 
   expect(await harness.ended(id)).toMatchObject({ state: MigrationState.MOVED });
 });
 
+test.each([
+  ['h2', 'prepare'],
+  ['h1', 'stopForMigration'],
+  ['h2', 'copy'],
+  ['h2', 'accept'],
+] as const)('an agent that dies at %s.%s is asked again when it is back', async (host, method) => {
+  await using harness = await twoHosts();
+  let died = 0;
+  agent(harness, host).scripts.set(method, (when) => {
+    // What an HTTP/2 stream says when its other end is killed.
+    if (when === 'after' && died++ < 2) throw new FerryError('cancelled', 'stream closed with error code CANCEL');
+  });
+  expect(await harness.ended(await harness.migrate(machine, 'h2'))).toMatchObject({ state: MigrationState.MOVED });
+  expect(died).toBeGreaterThan(1);
+});
+
 test('a destination that falls silent while the Machine is down: it starts again at the source', async () => {
   await using harness = await twoHosts();
   agent(harness, 'h2').scripts.set('copy', () => {
@@ -278,6 +294,30 @@ test('a kept copy that differs parks loudly; the Machine runs on at the destinat
   const migration = await harness.ended(await harness.migrate(machine, 'h2'));
   expect(migration).toMatchObject({ state: MigrationState.PARKED, failure: 'root_mismatch', holdsLock: false });
   expect(harness.world.runningOn(machine)).toEqual(['h2']);
+});
+
+test('more migrations than slots wait, say so, and move in turn', async () => {
+  await using harness = new Harness({ concurrentMax: 1 });
+  const ids = ['00000000000001', '00000000000002', '00000000000003'];
+  const source = harness.world.add('h1');
+  for (const [index, id] of ids.entries()) source.give(id, `net-${index}`, `app-${index}`);
+  harness.world.add('h2');
+  await harness.start();
+  const hanging = harness.hangAt('h2', 'copy', 'before');
+  const first = await harness.migrate(ids[0]!, 'h2');
+  await hanging;
+  const second = await harness.migrate(ids[1]!, 'h2');
+  const third = await harness.migrate(ids[2]!, 'h2');
+  const waiting = await harness.until(async () => {
+    const migration = await harness.migration(third);
+    return migration.waitingFor === '' ? undefined : migration;
+  });
+  expect(waiting.waitingFor).toContain('1 migrations to end');
+  expect((await harness.migrations.cancelMigration({ migrationId: second })).outcome).toBe('aborted');
+  expect(await harness.ended(second)).toMatchObject({ state: MigrationState.MOVED_BACK, failure: 'cancelled' });
+  expect((await harness.migrations.cancelMigration({ migrationId: first })).outcome).toBe('aborted');
+  expect(await harness.ended(first)).toMatchObject({ state: MigrationState.MOVED_BACK });
+  expect(await harness.ended(third)).toMatchObject({ state: MigrationState.MOVED });
 });
 
 test('a retry is a new migration to the same destination', async () => {

@@ -72,7 +72,10 @@ export class Housekeeping {
     const { parts } = this.#options;
     if (migration.holdsLock) {
       if (await this.#machineIsWell(migration.machineId, signal)) {
-        await freeLock(parts, plan.lockHolder, signal, 'the Machine is well again');
+        await freeLock(parts, plan.lockHolder, signal, 'the Machine is well again').catch((error: unknown) => {
+          // Another migration of the Machine goes on under this lock and frees it in the end.
+          if (toFerryError(error).reason !== 'machine_busy') throw error;
+        });
       }
       return;
     }

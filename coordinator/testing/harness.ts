@@ -16,7 +16,7 @@ import { SqliteStore } from '../store/sqlite.ts';
 import type { Store } from '../store/store.ts';
 import { FakeWorld } from './fake-agent.ts';
 
-const config = { heartbeatIntervalMs: 2000, startDeadlineMs: 5000, concurrentMax: 64 };
+const defaults = { heartbeatIntervalMs: 2000, startDeadlineMs: 5000, concurrentMax: 64 };
 
 /** A coordinator over fake hosts, a clock that a test moves, and a store file that outlives restarts. */
 export class Harness {
@@ -24,9 +24,14 @@ export class Harness {
   readonly clock = new ManualClock();
   readonly random = seededRandom(7);
   readonly directory = mkdtempSync(join(tmpdir(), 'ferry-coordinator-'));
+  readonly #config: typeof defaults;
   #store: Store | undefined;
   #coordinator: Coordinator | undefined;
   #transport: Transport | undefined;
+
+  constructor(config: Partial<typeof defaults> = {}) {
+    this.#config = { ...defaults, ...config };
+  }
 
   get store(): Store {
     return this.#store!;
@@ -37,6 +42,7 @@ export class Harness {
     const store = new SqliteStore({ path: join(this.directory, 'coordinator.db'), random: this.random });
     this.#store = store;
     const { clock, random, world: clients } = this;
+    const config = this.#config;
     this.#coordinator = await Coordinator.create({ config, store, clients, clock, random, log: silentLog });
     const { routes } = this.#coordinator;
     this.#transport = createRouterTransport(routes, {
