@@ -103,7 +103,7 @@ function greeting(coordinator: string, hosts: readonly string[], dataDir: string
     `Ready: a coordinator at ${coordinator} and the hosts ${hosts.join(', ')}; data and logs in ${dataDir}\n\n` +
     `In another terminal:\n${exportLine}` +
     `  ferry status\n` +
-    `  ferry machine run FILE --app shop        (a Machines API config or a fly.toml)\n` +
+    `  ferry machine run examples/clock.json    (a Machines API config; a fly.toml does as well)\n` +
     `  ferry machine migrate ID\n\n` +
     `ctrl-C stops everything.`
   );
