@@ -22,7 +22,7 @@ export function needOf(config: MachineConfig | undefined, existingVolumeBytes = 
 }
 
 /** Why a host cannot take a Machine, in words; undefined when it can. */
-export function refusalOf(host: HostRow, status: HostStatus, need: Need): string | undefined {
+function refusalOf(host: HostRow, status: HostStatus, need: Need): string | undefined {
   const excluded = need.not.get(host.id);
   if (excluded !== undefined) return excluded;
   if (host.journalWentBack) return 'its journal went back';

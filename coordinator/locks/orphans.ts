@@ -7,7 +7,7 @@ import type { LockRow, MigrationRecord, Store } from '../store/store.ts';
 import { givePermitBack, permitsOf } from './permits.ts';
 
 /** What a migration means for the Machine at one of its hosts. `silent`: the host does not say. */
-export type Standing = 'active' | 'over' | 'handed-over' | 'up-here' | 'silent';
+type Standing = 'active' | 'over' | 'handed-over' | 'up-here' | 'silent';
 
 /** Tells locks and permits that are nobody's any more, and releases them. */
 export class Orphans {
@@ -125,7 +125,7 @@ export function wantsLock({ migration }: MigrationRecord): boolean {
 }
 
 /** What an agent's hand-over means for the Machine there, in its own word. */
-export function standingOf(handover: Handover): Standing {
+function standingOf(handover: Handover): Standing {
   const { standing } = handover;
   return standing === 'over' || standing === 'handed-over' || standing === 'up-here' ? standing : 'active';
 }

@@ -8,7 +8,7 @@ import { hasEnded, isFinal, MigrationFeed } from './feed.ts';
 const conflictsMax = 100;
 
 /** A migration while it is being changed. */
-export interface Draft {
+interface Draft {
   readonly migration: Migration;
   readonly plan: MigrationPlan;
   open: boolean;

@@ -1,3 +1,4 @@
+// Longer than usual: everything that decides where a migration goes next, so that no way out is overlooked.
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { type Migration, MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { FerryError, toFerryError } from '../../shared/error.ts';

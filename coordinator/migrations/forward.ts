@@ -1,3 +1,4 @@
+// Longer than usual: one migration from end to end in one place, so that its way reads like the table of its steps.
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { Handover } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
