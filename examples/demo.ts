@@ -17,7 +17,8 @@ const hosts = ['host-1', 'host-2'];
 const volumeGib = 1;
 const fillMib = 128;
 /** Entries appended before and after the move. */
-const entriesAround = 200;
+const entriesAround = 100;
+const entriesMsMax = 90_000;
 
 /** The Machine: Machines API field names. */
 function machineConfig(port: number): object {
@@ -96,10 +97,10 @@ class Demo {
     const client = new LedgerClient({ locate, ackPath });
     const load = client.run(AbortSignal.any([stop.signal, this.#signal]));
     try {
-      await client.more(entriesAround, this.#signal);
+      await this.#more(client);
       this.#say(`a client appends: ${client.report.acknowledged} entries acknowledged; moving the Machine meanwhile`);
       await this.#ferry(['machine', 'migrate', this.#machineId, '--to', 'host-2'], true);
-      await client.more(entriesAround, this.#signal);
+      await this.#more(client);
     } finally {
       stop.abort();
     }
@@ -112,6 +113,20 @@ class Demo {
     const verdict = await verifyLedger(await locate(), readAcknowledgements(ackPath));
     this.#say(renderVerdict(verdict));
     return moved && verdict.problems.length === 0 && verdict.lost === 0;
+  }
+
+  /** Waits for some more acknowledged entries. Throws with the Machine's output when they do not come. */
+  async #more(client: LedgerClient): Promise<void> {
+    const deadline = AbortSignal.timeout(entriesMsMax);
+    try {
+      await client.more(entriesAround, AbortSignal.any([deadline, this.#signal]));
+    } catch (error) {
+      if (!deadline.aborted) throw error;
+      const output = await this.#ferry(['machine', 'logs', this.#machineId, '--lines', '20']).catch(() => '');
+      throw new Error(
+        `the ledger did not take ${entriesAround} entries in ${entriesMsMax / 1000} s; its output:\n${output}`,
+      );
+    }
   }
 
   /** What the records must say: it moved, at the next epoch, with equal roots, and its event log knows. */

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -143,6 +144,23 @@ test('the verifier finds a lost, a changed and a reordered entry', async () => {
   const lost = await verifyLedger(url, [a, b, { ...b, key: 'c', index: 2 }]);
   expect(lost).toMatchObject({ acknowledged: 3, lost: 1, problems: ['entry 2 (c) was acknowledged and is not there'] });
   expect((await verifyLedger(url, [a, { ...b, payload: '3' }])).lost).toBe(1);
+  const liar = createServer((request, response) => {
+    const entries = request.url?.endsWith('from=0')
+      ? [
+          { ...a, payload: '0' },
+          { ...b, previous: noHash },
+        ]
+      : [];
+    response.end(JSON.stringify({ entries }));
+  }).listen(0, '127.0.0.1');
+  endings.push(() => liar.close());
+  await once(liar, 'listening');
+  const lies = await verifyLedger(`http://127.0.0.1:${(liar.address() as AddressInfo).port}`, []);
+  expect(lies.problems).toEqual([
+    'entry 0 is broken: its checksum is wrong',
+    'entry 1 does not follow the one before',
+    'entry 1 is broken: its checksum is wrong',
+  ]);
   expect((await verifyLedger(url, [b, a])).problems).toEqual(['a was acknowledged after b but stands before it']);
   ledger.close();
 });

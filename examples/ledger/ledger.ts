@@ -55,6 +55,11 @@ export function encodeBlock(index: number, key: string, payload: string, previou
   return block;
 }
 
+/** The hash that an entry must have. */
+export function hashOf({ index, key, payload, previous }: Omit<Entry, 'hash'>): string {
+  return encodeBlock(index, key, payload, previous).toString('hex', hashOffset, headerBytes);
+}
+
 /** The entry in a block. Throws when the block is damaged or not entry `index` after `previous`. */
 export function decodeBlock(block: Buffer, index: number, previous: string): Entry {
   const broken = (what: string) => new Error(`entry ${index} is broken: ${what}`);
@@ -192,10 +197,11 @@ export class Ledger {
   /** Up to `limit` entries from `from` on, read from the disk and checked. */
   read(from: number, limit: number): Entry[] {
     const entries: Entry[] = [];
-    const block = Buffer.alloc(blockBytes);
-    for (let index = from; index < Math.min(this.#count, from + limit); index += 1) {
-      readSync(this.#file, block, 0, blockBytes, index * blockBytes);
-      entries.push(decodeBlock(block, index, block.toString('hex', 16, 48)));
+    const blocks = Buffer.alloc(Math.max(0, Math.min(limit, this.#count - from)) * blockBytes);
+    readSync(this.#file, blocks, 0, blocks.length, from * blockBytes);
+    for (let at = 0; at < blocks.length; at += blockBytes) {
+      const block = blocks.subarray(at, at + blockBytes);
+      entries.push(decodeBlock(block, from + entries.length, block.toString('hex', 16, hashOffset)));
     }
     return entries;
   }

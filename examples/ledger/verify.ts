@@ -1,4 +1,4 @@
-import { decodeBlock, type Entry, encodeBlock } from './ledger.ts';
+import { type Entry, hashOf } from './ledger.ts';
 
 const noHash = '0'.repeat(64);
 const requestMsMax = 30_000;
@@ -31,13 +31,8 @@ export async function verifyLedger(url: string, acknowledgements: readonly Entry
   let previous = noHash;
   let index = 0;
   for await (const entry of entriesOf(url)) {
-    try {
-      const block = encodeBlock(index, entry.key, entry.payload, previous);
-      const expected = decodeBlock(block, index, previous);
-      if (entry.hash !== expected.hash) throw new Error(`entry ${index} is broken: its checksum is wrong`);
-    } catch (error) {
-      complain((error as Error).message);
-    }
+    if (entry.index !== index || entry.previous !== previous) complain(`entry ${index} does not follow the one before`);
+    if (hashOf(entry) !== entry.hash) complain(`entry ${index} is broken: its checksum is wrong`);
     if (keys.has(entry.key)) complain(`entry ${index} repeats the key ${entry.key}`);
     keys.add(entry.key);
     const acknowledged = wanted.get(entry.key);
