@@ -106,6 +106,17 @@ describe('the source', () => {
     expect(a.send(relinquish)).toMatchObject({ ok: true, state: first });
   });
 
+  it('answers a driver that slept through it all with the same ticket, also when it has settled', () => {
+    const a = source();
+    for (const event of [...stopped, relinquish]) a.send(event);
+    if (a.state?.step !== 'relinquished') throw new Error('not relinquished');
+    const { ticket } = a.state;
+    a.send({ type: 'settled', settlement: { statement: { ...subject, root: 'r' }, signatureValid: true } });
+    expect(a.send(relinquish)).toMatchObject({ ok: true, state: { step: 'settled', ticket } });
+    a.send({ type: 'retained-root-read', root: 'r' });
+    expect(a.send(relinquish)).toMatchObject({ ok: true, state: { step: 'tombstoned', ticket } });
+  });
+
   it('never signals twice', () => {
     const a = source();
     for (const event of stopped.slice(0, 2)) a.send(event);

@@ -302,8 +302,8 @@ function relinquish(
   event: SourceEvent & { type: 'relinquish' },
   context: SourceContext,
 ): SourceOutcome {
-  if (state?.step === 'relinquished' || state?.step === 'settled')
-    return again({ ...state, term: event.term }, context);
+  // Signed long ago, by a driver that did not live to hear it: the same ticket again.
+  if (state !== null && 'ticket' in state) return again({ ...state, term: event.term }, context);
   if (state?.step !== 'stopped') return outOfOrder(state, 'stopped');
   const owned = ownsEpoch(context, state.offer.epoch - 1);
   if (owned !== null) return owned;
