@@ -1,10 +1,8 @@
-import type { DescService, MessageInitShape, MessageShape } from '@bufbuild/protobuf';
+import type { DescService } from '@bufbuild/protobuf';
 import type { Command } from 'commander';
 import type { Clock } from '../shared/clock.ts';
 import { FerryError, toFerryError } from '../shared/error.ts';
 import { type CallOptions, type Client, ClientPool } from '../shared/rpc/client.ts';
-
-export type { MessageInitShape, MessageShape };
 
 /** What a command may touch of the world. */
 export interface Terminal {

@@ -119,7 +119,8 @@ export function registerMachine(program: Command, terminal: Terminal, outcome: O
     .addHelpText('after', '\nExample: ferry machine stop d8dd625fed5568 --signal SIGTERM --timeout 30s')
     .action(async (id: string, options: CommonOptions & { signal?: string; timeout?: string }) => {
       const session = new Session(terminal, options);
-      const timeout = options.timeout === undefined ? undefined : durationFromMs(timeMs(options.timeout, '--timeout'));
+      const timeout =
+        options.timeout === undefined ? undefined : durationFromMs(parseDurationMs(options.timeout, '--timeout'));
       const request = { machineId: machineId(id), signal: options.signal ?? '', timeout };
       const response = await session.call(
         (call) => session.client(MachineService).stopMachine(request, call),
@@ -177,11 +178,6 @@ export function registerMachine(program: Command, terminal: Terminal, outcome: O
 
 function machineId(text: string): string {
   return checkId('machine', text, 'ID');
-}
-
-/** A time on the command line; a bare number would be read as nanoseconds, so it needs its unit. */
-function timeMs(text: string, field: string): number {
-  return parseDurationMs(text, field);
 }
 
 function present(machine: Machine | undefined): Machine {
@@ -284,7 +280,7 @@ async function migrate(id: string, options: MigrateOptions, session: Session): P
   const request = {
     machineId: id,
     destination: options.to ?? '',
-    startDeadline: durationFromMs(timeMs(options.startDeadline ?? '60s', '--start-deadline')),
+    startDeadline: durationFromMs(parseDurationMs(options.startDeadline ?? '60s', '--start-deadline')),
     overrideHosts: options.overrideHost,
   };
   const response = await session.call((call) => session.client(MigrationService).migrateMachine(request, call));

@@ -1,3 +1,4 @@
+// Longer than usual: one table of command lines, against one fake coordinator, for all nouns.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
