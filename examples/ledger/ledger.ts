@@ -1,6 +1,7 @@
 // An HTTP ledger: a real program for a Machine. Longer than usual: all of it is one file and needs Node alone, so that it
-// also runs where nothing of Ferry is installed. Each entry is one block of 4 KiB on the volume, holds the hash of the entry before it, and is on
-// the disk (fdatasync) before its append is answered. It works on a mounted directory and on the raw image itself.
+// also runs where nothing of Ferry is installed. Each entry is one block of 4 KiB on the volume, holds the hash of the
+// entry before it, and is on the disk (fdatasync) before its append is answered. It works on a mounted directory and on
+// the raw image itself.
 //
 //   POST /append {"key", "payload"}  -> entry; a known key answers its entry again
 //   GET /entries?from=N              -> up to 1000 entries, oldest first
