@@ -1,6 +1,6 @@
 import { X509Certificate } from 'node:crypto';
 import { createServer, type Socket } from 'node:net';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { NbdClient, type NbdConnectOptions } from './client.ts';
 import { NbdError } from './error.ts';
 import { BASE_ALLOCATION, type Peer } from './export.ts';
@@ -111,13 +111,26 @@ describe('breaks', () => {
     await client.close();
   });
 
-  it('ends a request that gets no answer at its deadline', async () => {
-    const client = await connect({ timeoutMs: 50 });
-    const gate = Promise.withResolvers<void>();
-    memory.gate = gate.promise;
-    await expect(client.read(Buffer.alloc(10), 0, 10)).rejects.toMatchObject({ reason: 'timeout' });
-    await expect(client.read(Buffer.alloc(10), 0, 10)).rejects.toMatchObject({ reason: 'timeout' });
-    gate.resolve();
+  it('ends a request that gets no answer at its deadline, counted from the last answer', async () => {
+    const client = await connect();
+    vi.useFakeTimers({ toFake: ['setTimeout', 'performance'] });
+    try {
+      await client.read(Buffer.alloc(10), 0, 10);
+      vi.advanceTimersByTime(9_999);
+      const gate = Promise.withResolvers<void>();
+      memory.gate = gate.promise;
+      const read = client.read(Buffer.alloc(10), 0, 10);
+      const rejected = expect(read).rejects.toMatchObject({ reason: 'timeout' });
+      vi.advanceTimersByTime(9_999);
+      const other = client.read(Buffer.alloc(10), 0, 10);
+      const otherRejected = expect(other).rejects.toMatchObject({ reason: 'timeout' });
+      vi.advanceTimersByTime(1);
+      await rejected;
+      await otherRejected;
+      gate.resolve();
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('ends when the signal aborts, of the connection or of one read', async () => {
