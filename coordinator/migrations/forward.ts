@@ -345,7 +345,8 @@ async function settle(journey: Journey, pulse: Pulse): Promise<string> {
         },
       );
     }
-    if (at.step !== 'relinquished') {
+    // "settled" has the destination's word but not the re-read bytes yet.
+    if (at.step !== 'relinquished' && at.step !== 'settled') {
       journey.learn((draft) => {
         draft.migration.settled = true;
       });
