@@ -18,6 +18,8 @@
  *
  * The settlement waits for the Machine to be up: until it arrives the source keeps its copy, and its permit of the network,
  * so that an early or repeated release elsewhere never lets a second Machine of the network be stopped.
+ *
+ * Longer than most files: the table, the types and every transition of one side belong in one view.
  */
 import { type Placement, reconcile, type Seal } from './boot.ts';
 import { type Outcome, type Refused, refuse } from './outcome.ts';

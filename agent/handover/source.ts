@@ -21,6 +21,8 @@
  * Every order done already answers with the same row again; everything else is refused with its reason and changes nothing.
  * A Machine that comes back after it was held gets a new epoch: a journal put back to a row from before then shows against
  * the marker, and a root taken before then can never be signed.
+ *
+ * Longer than most files: the table, the types and every transition of one side belong in one view.
  */
 import { type Placement, reconcile, type Seal } from './boot.ts';
 import { type Outcome, type Refused, refuse } from './outcome.ts';
