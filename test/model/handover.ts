@@ -5,6 +5,8 @@
  *
  * An agent's crash needs no step of its own: each durable write is one step, and whatever an agent does next is told from
  * its durable state alone, so every state is also the state right after a crash.
+ *
+ * Longer than most files: one world, one list of its steps.
  */
 
 import type { Placement, Seal } from '../../agent/handover/boot.ts';

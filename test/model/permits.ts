@@ -3,6 +3,8 @@
  * host that has to be asked too. Coordinators keep to the procedure (mint a fence, ask every host in order, stop, release
  * when it is over) but their store forgets everything at any time, so both migrations may believe that they are alone. Every
  * order that was ever sent may arrive late, and again. Bytes and markers are the other model's; here writes are done at once.
+ *
+ * Longer than most files: one world, one list of its steps.
  */
 import { markerFor, type Placement } from '../../agent/handover/boot.ts';
 import type { DestinationEvent, DestinationState } from '../../agent/handover/destination.ts';
