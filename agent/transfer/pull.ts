@@ -3,32 +3,26 @@
  * connect, fetch what is missing, record what is durable, read it back, repair once.
  */
 import { NbdError } from '../../nbd/error.ts';
-import { BASE_ALLOCATION, EXTENT_ZERO, type Extent } from '../../nbd/export.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { alignedBuffers } from './aligned.ts';
 import { Bitmap } from './bitmap.ts';
-import { CHUNK_BYTES, chunkCount, isZeroChunk, SUM_BYTES, writeSums } from './chunks.ts';
+import { CHUNK_BYTES, chunkCount, SUM_BYTES, writeSums } from './chunks.ts';
 import { type Disk, type DiskFile, hostDisk } from './disk.ts';
 import { diskError, TransferError } from './error.ts';
 import type { Limiter } from './limiter.ts';
+import { contentRuns, type Piece, STATUS_BYTES, Turns, zeroRuns } from './pieces.ts';
+import { Rate } from './rate.ts';
 import { settleAll } from './settle.ts';
+import type { PullSource } from './source.ts';
 import { SumsFile } from './sums.ts';
 import { Verifier, WINDOW_CHUNKS } from './verify.ts';
-
-/** What the copy needs of a connection; `NbdClient` is one. */
-export interface PullSource {
-  readonly sizeBytes: number;
-  readonly requestBytesMax: number;
-  readonly contexts: ReadonlySet<string>;
-  read(target: Uint8Array, offset: number, length: number): Promise<void>;
-  blockStatus(context: string, offset: number, length: number): Promise<Extent[]>;
-  close(): Promise<void>;
-}
 
 export interface PullProgress {
   readonly bytesTotal: number;
   /** Bytes of the volume that are here, holes and what earlier runs brought included. */
   readonly bytesDone: number;
+  /** Bytes of chunks that an earlier run had recorded. */
+  readonly bytesResumed: number;
   /** Bytes that travelled in this run. */
   readonly bytesTransferred: number;
   /** Bytes of the volume that came to be here per second, over the last seconds. */
@@ -84,7 +78,8 @@ const REQUEST_BYTES = 1_048_576;
 /** Buffers, each with one request or its write under way. */
 const REQUESTS = 16;
 const REREADS = 4;
-const STATUS_BYTES = 1_073_741_824;
+/** Runs of chunks that wait to be recorded, before a record is due. */
+const RUNS_MAX = 4_096;
 const BACKOFF_MS_MIN = 100;
 const BACKOFF_MS_MAX = 5_000;
 const PROGRESS_EVERY_MS = 200;
@@ -101,12 +96,6 @@ export async function pullVolume(options: PullOptions): Promise<PullResult> {
   } finally {
     await pull.close();
   }
-}
-
-interface Piece {
-  readonly from: number;
-  readonly to: number;
-  readonly zero: boolean;
 }
 
 class Pull {
@@ -154,9 +143,11 @@ class Pull {
   /** Opens what an earlier run left when it is of use, else starts over with an image of holes. */
   static async open(options: PullOptions): Promise<Pull> {
     const { imagePath, statePath, sizeBytes, snapshot, base, disk = hostDisk } = options;
+    let sums: SumsFile | null = null;
+    let image: DiskFile | null = null;
     try {
-      let sums = await SumsFile.open(disk, statePath);
-      const image = (await disk.open(imagePath, { mode: 'create', direct: true }))!;
+      sums = await SumsFile.open(disk, statePath);
+      image = (await disk.open(imagePath, { mode: 'create', direct: true }))!;
       const { inode, sizeBytes: imageBytes } = await image.stat();
       const usable =
         sums !== null &&
@@ -177,6 +168,8 @@ class Pull {
       }
       return new Pull(options, disk, image, sums);
     } catch (error) {
+      await image?.close().catch(() => {});
+      await sums?.close().catch(() => {});
       throw diskError(error, `opening ${imagePath}`);
     }
   }
@@ -269,7 +262,7 @@ class Pull {
               this.#throwFailure();
               if (piece.zero) await this.#takeZeros(piece);
               else await this.#takeData(source, piece, buffer);
-              this.#recordInTime();
+              await this.#recordInTime();
             }
           } catch (error) {
             // The others must not wait for replies that would be thrown away.
@@ -379,11 +372,21 @@ class Pull {
     this.#report('copying', false);
   }
 
-  /** Starts a record in the background when enough has come; the copy goes on meanwhile. */
-  #recordInTime(): void {
+  /**
+   * Starts a record in the background when enough has come. The copy goes on meanwhile, but not without end: what a
+   * killed process loses is bounded also when the disk is slow.
+   */
+  async #recordInTime(): Promise<void> {
     // The bitmaps are written whole, so a huge volume records at longer intervals.
     const { recordEveryBytes = Math.max(67_108_864, this.#options.sizeBytes / 16_384) } = this.#options;
-    if (this.#recording || (this.#unrecordedBytes < recordEveryBytes && this.#unrecorded.length < 4096)) return;
+    if (this.#unrecordedBytes < recordEveryBytes && this.#unrecorded.length < RUNS_MAX) return;
+    if (!this.#recording) this.#startRecord();
+    else if (this.#unrecordedBytes >= 4 * recordEveryBytes || this.#unrecorded.length >= 4 * RUNS_MAX) {
+      await this.#recording;
+    }
+  }
+
+  #startRecord(): void {
     this.#recording = this.#record()
       .then(() => this.#verifyInTime())
       .catch((error: unknown) => {
@@ -496,6 +499,7 @@ class Pull {
     this.#options.onProgress?.({
       bytesTotal: this.#options.sizeBytes,
       bytesDone: this.#bytesDone,
+      bytesResumed: this.#bytesResumed,
       bytesTransferred: this.#bytesTransferred,
       bytesPerSecond: this.#rate.bytesPerSecond(),
       phase: this.#phase,
@@ -509,93 +513,3 @@ function isBreak(error: unknown): error is NbdError {
 }
 
 const BREAKS: ReadonlySet<string> = new Set(['disconnected', 'timeout', 'shutdown', 'protocol']);
-
-/** The source's allocation from chunk `first` on, as far as one question goes, in runs of whole chunks. */
-async function* zeroRuns(source: PullSource, first: number, sizeBytes: number): AsyncGenerator<Piece> {
-  const chunks = chunkCount(sizeBytes);
-  const offset = first * CHUNK_BYTES;
-  const length = Math.min(STATUS_BYTES, sizeBytes - offset);
-  if (!source.contexts.has(BASE_ALLOCATION)) {
-    yield { from: first, to: chunkCount(offset + length), zero: false };
-    return;
-  }
-  let from = first;
-  let zeroTo = first;
-  let end = offset;
-  for (const extent of await source.blockStatus(BASE_ALLOCATION, offset, length)) {
-    end = extent.offset + extent.length;
-    if ((extent.flags & EXTENT_ZERO) === 0) continue;
-    // Only chunks that lie wholly in the zeros are zero; the volume's last may be short.
-    const zeroFrom = Math.max(Math.ceil(extent.offset / CHUNK_BYTES), zeroTo);
-    const to = end >= sizeBytes ? chunks : Math.floor(end / CHUNK_BYTES);
-    if (to <= zeroFrom) continue;
-    if (zeroFrom > from) yield { from, to: zeroFrom, zero: false };
-    yield { from: zeroFrom, to, zero: true };
-    from = to;
-    zeroTo = to;
-  }
-  const to = end >= sizeBytes ? chunks : Math.max(Math.floor(end / CHUNK_BYTES), first + 1);
-  if (to > from) yield { from, to, zero: false };
-}
-
-/** Runs of chunks in `data` that are zeros or are not, numbered from 0. */
-function* contentRuns(data: Uint8Array, sums: Buffer): Generator<Piece> {
-  const count = sums.length / SUM_BYTES;
-  const zeroAt = (index: number): boolean => {
-    const start = index * CHUNK_BYTES;
-    return isZeroChunk(data.subarray(start, start + CHUNK_BYTES), sums.readBigUInt64LE(index * SUM_BYTES));
-  };
-  let from = 0;
-  let zero = zeroAt(0);
-  for (let at = 1; at <= count; at += 1) {
-    const next = at < count && zeroAt(at);
-    if (at < count && next === zero) continue;
-    yield { from, to: at, zero };
-    from = at;
-    zero = next;
-  }
-}
-
-/** Lets many take from one generator, each item once. */
-class Turns<T> {
-  readonly #items: AsyncGenerator<T>;
-
-  constructor(items: AsyncGenerator<T>) {
-    this.#items = items;
-  }
-
-  /** The next item; null at the end. An async generator answers calls one after the other. */
-  async next(): Promise<T | null> {
-    const { value, done } = await this.#items.next();
-    return done ? null : (value as T);
-  }
-}
-
-/** Bytes per second over the last seconds: an average in which a second ago counts half. */
-class Rate {
-  readonly #clock: Clock;
-  #bytes = 0;
-  #average = 0;
-  #atMs: number;
-
-  constructor(clock: Clock) {
-    this.#clock = clock;
-    this.#atMs = clock.monotonicMs();
-  }
-
-  add(bytes: number): void {
-    this.#bytes += bytes;
-  }
-
-  bytesPerSecond(): number {
-    const nowMs = this.#clock.monotonicMs();
-    const passedMs = nowMs - this.#atMs;
-    if (passedMs >= PROGRESS_EVERY_MS) {
-      const keep = this.#average === 0 ? 0 : 0.5 ** (passedMs / 1000);
-      this.#average = this.#average * keep + (this.#bytes / passedMs) * 1000 * (1 - keep);
-      this.#bytes = 0;
-      this.#atMs = nowMs;
-    }
-    return Math.round(this.#average);
-  }
-}

@@ -22,6 +22,6 @@ const result = await pullVolume({
   snapshot: 'stopped',
   clock: systemClock,
   signal: new AbortController().signal,
-  recordEveryBytes: 4 * 1_048_576,
+  recordEveryBytes: 1_048_576,
 });
 process.stdout.write(JSON.stringify(result));

@@ -4,7 +4,7 @@ import { BASE_ALLOCATION, EXTENT_HOLE, EXTENT_ZERO, type Extent } from '../../nb
 import { CHUNK_BYTES } from './chunks.ts';
 import type { Disk, DiskFile } from './disk.ts';
 import { AllocationMap } from './extents.ts';
-import type { PullSource } from './pull.ts';
+import type { PullSource } from './source.ts';
 
 type Change =
   | { readonly kind: 'write'; readonly offset: number; readonly bytes: Uint8Array }
