@@ -32,6 +32,8 @@ export interface MovableMachines {
   forget(machineId: string): Promise<void>;
   /** Resolves when it is healthy, or stays stopped because that is desired. Throws start_failed, or unhealthy in the end. */
   untilUp(machineId: string, deadlineMs: number, signal: AbortSignal): Promise<'healthy' | 'stopped'>;
+  /** Why it is not up, in words; empty if it is, or nothing is known. */
+  trouble(machineId: string): string;
   /** Resolves when its program runs or is given up. */
   untilStarted(machineId: string, signal: AbortSignal): Promise<void>;
   /** When its program started last, or null while it does not run. */

@@ -67,12 +67,14 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
 
   /** Where a migration stands here. */
   view(migrationId: string): Handover {
-    const { handovers, effects, key } = this.#options;
+    const { handovers, effects, key, machines } = this.#options;
     const row = handovers.row(migrationId);
     if (row === undefined) return unknownView(migrationId);
     const { placement } = handovers.placement(row.machineId);
+    const standing = handovers.standing(row);
     return viewOf(row, key, {
-      standing: handovers.standing(row),
+      standing,
+      trouble: standing === 'active' && handovers.ownsNow(row) ? machines.trouble(row.machineId) : '',
       failure: handovers.failure(migrationId),
       progress: effects.progress(migrationId),
       epoch: placement.kind === 'none' ? 0 : placement.epoch,

@@ -13,6 +13,8 @@ import { signDecline, signSettlement, signTicket } from './signed.ts';
 export interface ViewFacts {
   readonly standing: Standing;
   readonly failure: FerryError | null;
+  /** Why the Machine that is to come up here is not up yet; empty if there is none. */
+  readonly trouble: string;
   readonly progress: CopyProgress | undefined;
   /** Epoch of the Machine at this agent; 0 where it never was. */
   readonly epoch: number;
@@ -33,7 +35,7 @@ export function viewOf(row: HandoverRow, key: SigningKey, facts: ViewFacts): Han
     epoch: BigInt(facts.epoch),
     root: rootOf(row),
     health: detail.health ?? '',
-    reason: facts.failure?.message ?? (state.step === 'aborted' || state.step === 'declined' ? state.reason : ''),
+    reason: facts.failure?.message ?? ('reason' in state ? state.reason : facts.trouble),
     failure: facts.failure?.reason ?? '',
     volumeId: row.role === 'source' ? detail.sourceVolumeId : row.state.subject.volumeId,
     volumeSizeBytes: BigInt(detail.volumeSizeBytes),

@@ -309,7 +309,7 @@ export class Machines implements MovableMachines {
     const deadline = this.#options.clock.sleep(deadlineMs, over.signal).then(
       () =>
         over.abort(
-          new FerryError('unhealthy', `${supervisor.reason || 'its checks do not pass'} after ${deadlineMs / 1000} s`),
+          new FerryError('unhealthy', `${this.trouble(machineId) || 'it is not healthy'} after ${deadlineMs / 1000} s`),
         ),
       () => {},
     );
@@ -326,6 +326,13 @@ export class Machines implements MovableMachines {
     const { status } = supervisor.life;
     if (status.state === 'failed') throw new FerryError('start_failed', status.reason);
     return supervisor.healthy ? 'healthy' : 'stopped';
+  }
+
+  trouble(machineId: string): string {
+    const supervisor = this.#supervisors.get(machineId);
+    if (supervisor === undefined) return this.#refusals.get(machineId) ?? '';
+    const failing = supervisor.checks.filter(({ status }) => status !== 'passing');
+    return supervisor.reason || failing.map(({ name, output }) => `check ${name}: ${output}`).join('; ');
   }
 
   /** When its program started last, or null while it does not run. */
