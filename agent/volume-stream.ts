@@ -194,6 +194,14 @@ async function openAgain<T>(openExport: () => Promise<T>): Promise<T> {
 }
 
 function explain(error: unknown): FerryError {
+  const cause = error instanceof TransferError ? error.cause : null;
+  // What the source answered when it was asked for the export again.
+  if (cause instanceof FerryError) return cause;
+  // Trying again would keep the Machine down, and the certificates would be the same.
+  if (cause instanceof NbdError && cause.reason === 'tls') {
+    const nextAction = 'Give both agents certificates of one authority, or neither.';
+    return new FerryError('unsupported', `no TLS with the source: ${cause.message}`, { nextAction, cause: error });
+  }
   if (error instanceof TransferError) return new FerryError(reasonOf[error.reason], error.message, { cause: error });
   return toFerryError(error);
 }
