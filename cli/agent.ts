@@ -1,8 +1,7 @@
 import type { Command } from 'commander';
 import { agentFlags, parseAgentConfig } from '../agent/config.ts';
 import { describeFlags } from '../shared/flags.ts';
-import type { Terminal } from './context.ts';
-import type { Outcome } from './program.ts';
+import type { Outcome, Terminal } from './context.ts';
 
 /** Registers `ferry agent`, whose flags are the daemon's own. */
 export function registerAgent(program: Command, terminal: Terminal, _outcome: Outcome): void {

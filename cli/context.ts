@@ -4,6 +4,11 @@ import type { Clock } from '../shared/clock.ts';
 import { FerryError, toFerryError } from '../shared/error.ts';
 import { type CallOptions, type Client, ClientPool } from '../shared/rpc/client.ts';
 
+/** What a command ends with. */
+export interface Outcome {
+  exitCode: number;
+}
+
 /** What a command may touch of the world. */
 export interface Terminal {
   readonly out: (text: string) => void;

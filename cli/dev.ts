@@ -6,9 +6,8 @@ import { MachineService } from '../proto/gen/ferry/v1/coordinator_pb.ts';
 import { invalidArgument, toFerryError } from '../shared/error.ts';
 import { ClientPool } from '../shared/rpc/client.ts';
 import { Cluster, freePort } from './cluster.ts';
-import { defaultCoordinator, type Terminal } from './context.ts';
+import { defaultCoordinator, type Outcome, type Terminal } from './context.ts';
 import { exitCodes } from './output/errors.ts';
-import type { Outcome } from './program.ts';
 
 const hostsMax = 8;
 const startMsMax = 60_000;

@@ -10,10 +10,9 @@ import {
 import type { Host } from '../proto/gen/ferry/v1/host_pb.ts';
 import { FerryError } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
-import { type CommonOptions, Session, type Terminal, withCommonOptions } from './context.ts';
+import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
 import { renderHostList, renderHostStatus } from './output/host.ts';
 import { jsonDocument } from './output/json.ts';
-import type { Outcome } from './program.ts';
 
 /** Registers `ferry host ...`. */
 export function registerHost(program: Command, terminal: Terminal, _outcome: Outcome): void {

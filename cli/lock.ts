@@ -5,10 +5,9 @@ import {
   LockService,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
 import { checkId } from '../shared/ids.ts';
-import { type CommonOptions, Session, type Terminal, withCommonOptions } from './context.ts';
+import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
 import { jsonDocument } from './output/json.ts';
 import { renderLockExplanation, renderLockList } from './output/lock.ts';
-import type { Outcome } from './program.ts';
 
 /** Registers `ferry lock ...`. */
 export function registerLock(program: Command, terminal: Terminal, _outcome: Outcome): void {

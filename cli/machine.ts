@@ -18,11 +18,10 @@ import { durationFromMs, parseDurationMs } from '../shared/duration.ts';
 import { FerryError, invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
 import { type MachineFile, parseFlyToml, parseMachineJson } from '../shared/machine-config.ts';
-import { type CommonOptions, Session, type Terminal, withCommonOptions } from './context.ts';
+import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
 import { exitCodes } from './output/errors.ts';
 import { jsonDocument, jsonLine } from './output/json.ts';
 import { renderMachineList, renderMachineStatus, stateOf } from './output/machine.ts';
-import type { Outcome } from './program.ts';
 import { watchMigration } from './watch.ts';
 
 /** Longest stop of a Machine (300 s) and some room. */

@@ -10,11 +10,10 @@ import {
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
 import { FerryError, invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
-import { type CommonOptions, Session, type Terminal, withCommonOptions } from './context.ts';
+import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
 import { exitCodes } from './output/errors.ts';
 import { jsonDocument } from './output/json.ts';
 import { migrationState, renderMigrationList, renderMigrationStatus, renderOutcome } from './output/migration.ts';
-import type { Outcome } from './program.ts';
 import { watchMigration } from './watch.ts';
 
 /** A cancel waits for the source's answer; the others answer at once. */

@@ -2,7 +2,7 @@ import { Command, CommanderError } from 'commander';
 import { toFerryError } from '../shared/error.ts';
 import { version } from '../shared/version.ts';
 import { registerAgent } from './agent.ts';
-import type { Terminal } from './context.ts';
+import type { Outcome, Terminal } from './context.ts';
 import { registerCoordinator } from './coordinator.ts';
 import { registerDev } from './dev.ts';
 import { registerHost } from './host.ts';
@@ -13,13 +13,8 @@ import { exitCodeOf, exitCodes, renderError } from './output/errors.ts';
 import { registerStatus } from './status.ts';
 import { registerVolume } from './volume.ts';
 
-/** What a command ends with. */
-export interface Outcome {
-  exitCode: number;
-}
-
 /** Registers the commands of one noun; an action that ends other than well sets `outcome.exitCode` or throws. */
-export type Register = (program: Command, terminal: Terminal, outcome: Outcome) => void;
+type Register = (program: Command, terminal: Terminal, outcome: Outcome) => void;
 
 const nouns: readonly Register[] = [
   registerDev,

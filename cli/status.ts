@@ -9,13 +9,12 @@ import {
   MachineService,
   MigrationService,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
-import { type CommonOptions, Session, type Terminal, withCommonOptions } from './context.ts';
+import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
 import { renderHostList } from './output/host.ts';
 import { jsonLine } from './output/json.ts';
 import { renderLockList } from './output/lock.ts';
 import { stateOf } from './output/machine.ts';
 import { renderMigrationList } from './output/migration.ts';
-import type { Outcome } from './program.ts';
 
 /** Registers `ferry status`. */
 export function registerStatus(program: Command, terminal: Terminal, _outcome: Outcome): void {

@@ -11,11 +11,10 @@ import type { VolumeExport } from '../proto/gen/ferry/v1/volume_pb.ts';
 import { durationFromMs, parseDurationMs } from '../shared/duration.ts';
 import { FerryError } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
-import { type CommonOptions, Session, type Terminal, withCommonOptions } from './context.ts';
+import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
 import { jsonDocument } from './output/json.ts';
 import { formatTime, parseBytes } from './output/units.ts';
 import { renderVolume, renderVolumeList } from './output/volume.ts';
-import type { Outcome } from './program.ts';
 
 const createMsMax = 60_000;
 
