@@ -12,8 +12,9 @@ import { residentBytes } from './memory.ts';
 
 const [mode, port, size, pki, file] = process.argv.slice(2) as ['plain' | 'tls', string, string, string, string];
 const sizeBytes = Number(size);
+/** As the volume copy has them. */
 const REQUEST_BYTES = 1_048_576;
-const REQUESTS = 8;
+const REQUESTS = 16;
 
 const pem = (name: string): Buffer => readFileSync(join(pki, name));
 const tls = {
