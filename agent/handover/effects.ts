@@ -10,7 +10,7 @@ import type { Exports } from '../exports.ts';
 import type { HandoverDetail, HandoverRow, Journal } from '../journal.ts';
 import { ferryErrorOf } from '../volumes/ferry-error.ts';
 import type { VolumeStore } from '../volumes/store.ts';
-import type { Seal } from './boot.ts';
+import { type Seal, strayCopies } from './boot.ts';
 import type { DestinationEffect } from './destination.ts';
 import { downtimeOf } from './downtime.ts';
 import type { DestinationRow, Effects, Handovers, SourceRow } from './handovers.ts';
@@ -65,6 +65,27 @@ export class HandoverEffects implements Effects {
 
   async unmark(machineId: string, volumeId: string): Promise<void> {
     this.#options.seals.unmark(machineId, volumeId);
+  }
+
+  async removeStrays(wanted: ReadonlySet<string>): Promise<void> {
+    const { seals, volumes, journal, log } = this.#options;
+    const marked = seals.receiving();
+    for (const volumeId of strayCopies(
+      marked.map((each) => each.volumeId),
+      wanted,
+    )) {
+      for (const { machineId } of marked.filter((each) => each.volumeId === volumeId))
+        seals.unmark(machineId, volumeId);
+    }
+    const images = (await volumes.list()).volumes.filter(({ state }) => state === 'receiving');
+    for (const volumeId of strayCopies(
+      images.map((image) => image.volumeId),
+      wanted,
+    )) {
+      await volumes.destroy(volumeId);
+      journal.write(() => journal.removeVolume(volumeId));
+      log.warn({ volume: volumeId }, 'a copy that no migration fills was removed');
+    }
   }
 
   async source(row: SourceRow, effect: SourceEffect): Promise<void> {
@@ -208,7 +229,8 @@ export class HandoverEffects implements Effects {
       const now = this.#current(row);
       if (now.state.step !== 'relinquished' || signal.aborted) return;
       await disconnect(exports.end(migrationId));
-      await machines.retire(row.machineId, now.state.ticket.destination);
+      // A Machine that has come back meanwhile, by a later migration, is not this one's to end.
+      if (this.#isGivenUp(row)) await machines.retire(row.machineId, now.state.ticket.destination);
       const ticket = signTicket(key, now.state.ticket);
       const there = await peers.deliver(now.detail.peer, migrationId, ticket, now.record ?? new Uint8Array());
       if (there.statement !== undefined) return this.believe(migrationId, there.statement);
@@ -217,6 +239,11 @@ export class HandoverEffects implements Effects {
       const answered = () => this.#current(row).state.step !== 'relinquished';
       await handovers.until(migrationId, answered, askAgainMs, signal);
     }
+  }
+
+  #isGivenUp({ machineId, migrationId }: SourceRow): boolean {
+    const placement = this.#options.journal.machine(machineId)?.placement;
+    return placement?.kind === 'relinquished' && placement.migrationId === migrationId;
   }
 
   /** Takes a settlement or decline at the source, for its signature alone. */

@@ -38,6 +38,8 @@ export interface Effects {
   /** Awaited: the marker is on the disk before anything is seen outside this host. */
   mark(machineId: string, seal: Seal, volumeId: string | null): Promise<void>;
   unmark(machineId: string, volumeId: string): Promise<void>;
+  /** Removes copies that are being received for none of the wanted: first their markers, then their bytes. */
+  removeStrays(wanted: ReadonlySet<string>): Promise<void>;
   /** Long ones run in the background, once at a time for a migration, until the row says that they are done. */
   source(row: SourceRow, effect: SourceEffect): Promise<void>;
   destination(row: DestinationRow, effect: DestinationEffect): Promise<void>;
@@ -111,7 +113,14 @@ export class Handovers {
         this.#log.error({ machine: machine.id }, agreement.reason);
       }
     }
-    for (const row of this.#journal.openHandovers()) this.#take(row);
+    const open = this.#journal.openHandovers();
+    const filling = open.flatMap(({ role, state }) =>
+      role === 'destination' && (state.step === 'prepared' || state.step === 'verified')
+        ? [state.subject.volumeId]
+        : [],
+    );
+    await this.#effects!.removeStrays(new Set(filling));
+    for (const row of open) this.#take(row);
   }
 
   /** The row of a migration, or undefined. */

@@ -51,6 +51,11 @@ export class Seals {
     );
   }
 
+  /** All copies whose marker says that they are being received. */
+  receiving(): { machineId: string; volumeId: string }[] {
+    return this.#files.flatMap(({ machineId, volumeId }) => (volumeId === null ? [] : [{ machineId, volumeId }]));
+  }
+
   /** Marks a copy as being received, durably. Repeatable. */
   receive(machineId: string, volumeId: string, epoch: number): void {
     if (this.isReceiving(machineId, volumeId, epoch)) return;

@@ -305,6 +305,7 @@ export class Machines implements MovableMachines {
         `Machine ${machineId} is not started: ${this.#refusals.get(machineId) ?? 'it is not here'}`,
       );
     }
+    const wanted = supervisor.life.desired === 'started';
     const over = new AbortController();
     const deadline = this.#options.clock.sleep(deadlineMs, over.signal).then(
       () =>
@@ -325,7 +326,11 @@ export class Machines implements MovableMachines {
     }
     const { status } = supervisor.life;
     if (status.state === 'failed') throw new FerryError('start_failed', status.reason);
-    return supervisor.healthy ? 'healthy' : 'stopped';
+    if (supervisor.healthy) return 'healthy';
+    // Its policy does not start it again: what ends by itself with an error right after a move did not start.
+    const failure = wanted && status.state === 'stopped' && status.stop === null ? this.#lastFailure(machineId) : null;
+    if (failure !== null) throw new FerryError('start_failed', `its program ended by itself with ${failure}`);
+    return 'stopped';
   }
 
   trouble(machineId: string): string {
@@ -363,6 +368,13 @@ export class Machines implements MovableMachines {
   /** Memory promised to the Machines of this host, in MiB. */
   memoryUsedMb(): number {
     return this.list().reduce((total, machine) => total + (machine.config?.guest?.memoryMb ?? 0), 0);
+  }
+
+  /** How its program ended last, in words; null if that was no failure. */
+  #lastFailure(machineId: string): string | null {
+    const exit = this.#options.journal.events(machineId).findLast((event) => event.exitEvent !== undefined)?.exitEvent;
+    if (exit === undefined || exit.exitCode === 0) return null;
+    return exit.guestSignal === '' ? `exit code ${exit.exitCode ?? 'unknown'}` : exit.guestSignal;
   }
 
   async #open(row: MachineRow): Promise<Supervisor> {
