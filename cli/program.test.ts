@@ -1,16 +1,17 @@
 // Longer than usual: one table of command lines, against one fake coordinator, for all nouns.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import type { MigrateMachineRequest, RunMachineRequest } from '../proto/gen/ferry/v1/coordinator_pb.ts';
 import { MachineState } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState, MigrationStep } from '../proto/gen/ferry/v1/migration_pb.ts';
 import { durationToMs } from '../shared/duration.ts';
 import { FerryError } from '../shared/error.ts';
 import type { RpcServer } from '../shared/rpc/server.ts';
+import { version } from '../shared/version.ts';
 import {
   copyingMigration,
   type FakeCoordinator,
@@ -364,15 +365,23 @@ test('status, lists and explanations say when there is nothing', async () => {
   expect(terminal.stdout).toContain('No volumes.\nNetwork: default\nLock: free\n\nNobody holds it.\n');
 });
 
-test.skipIf(!existsSync(oldNode) || majorOf(oldNode) >= 24)(
-  'an older Node at /usr/bin/node is refused in one sentence',
-  () => {
-    const entry = fileURLToPath(new URL('ferry.mjs', import.meta.url));
-    const { status, stderr } = spawnSync(oldNode, [entry, 'status'], { encoding: 'utf8' });
+describe.skipIf(!existsSync(oldNode) || majorOf(oldNode) >= 24)('an older Node (needs one at /usr/bin/node)', () => {
+  const entry = fileURLToPath(new URL('ferry.mjs', import.meta.url));
+
+  test('hands over to the one that the package brings along', () => {
+    const { status, stdout } = spawnSync(oldNode, [entry, '--version'], { encoding: 'utf8' });
+    expect({ status, stdout }).toEqual({ status: 0, stdout: `${version}\n` });
+  });
+
+  test('is refused in one sentence where that is missing', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'ferry-alone-'));
+    copyFileSync(entry, join(folder, 'ferry.mjs'));
+    const { status, stderr } = spawnSync(oldNode, [join(folder, 'ferry.mjs'), 'status'], { encoding: 'utf8' });
+    rmSync(folder, { recursive: true });
     expect(status).toBe(2);
     expect(stderr).toMatch(/^ferry: needs Node 24 or newer, and this is Node \d[^\n]*\n$/);
-  },
-);
+  });
+});
 
 function majorOf(node: string): number {
   const { stdout } = spawnSync(node, ['-p', 'process.versions.node'], { encoding: 'utf8' });
