@@ -110,8 +110,6 @@ export class VolumeStream implements VolumeTransfer {
     // The name of what is exported comes with the first export; a state taken under another name starts over.
     const first = await openExport();
     let next: typeof first | null = first;
-    let resumedBytes = 0n;
-    let firstDone: number | null = null;
     const report = (progress: MessageInitShape<typeof CopyProgressSchema>) =>
       onProgress(create(CopyProgressSchema, progress));
     try {
@@ -128,15 +126,13 @@ export class VolumeStream implements VolumeTransfer {
         clock: this.#clock,
         signal,
         onProgress: (progress) => {
-          firstDone ??= progress.bytesDone;
-          resumedBytes = BigInt(firstDone);
           const rate = progress.bytesPerSecond;
           const left = progress.bytesTotal - progress.bytesDone;
           report({
             bytesTotal: BigInt(progress.bytesTotal),
             bytesDone: BigInt(progress.bytesDone),
             bytesTransferred: BigInt(progress.bytesTransferred),
-            bytesResumed: resumedBytes,
+            bytesResumed: BigInt(progress.bytesResumed),
             bytesPerSecond: BigInt(Math.round(rate)),
             ...(rate > 0 ? { remainingMs: BigInt(Math.round((left / rate) * 1000)) } : {}),
             phase: progress.phase === 'verifying' ? 'verifying' : 'copying',
