@@ -93,7 +93,8 @@ export class AllocationMap {
 export async function readMap(path: string, sizeBytes: number): Promise<AllocationMap> {
   const child = spawn('filefrag', ['-s', '-v', path], {
     stdio: ['ignore', 'pipe', 'ignore'],
-    env: { ...process.env, LC_ALL: 'C' },
+    // Ordinary users often lack the sbin folders, where filefrag is.
+    env: { ...process.env, LC_ALL: 'C', PATH: `${process.env.PATH ?? ''}:/usr/sbin:/sbin` },
   });
   const exited = new Promise<string | null>((resolve) => {
     child.once('error', (error) => resolve(`filefrag cannot be run: ${error.message}`));
