@@ -19,6 +19,8 @@ import { sumFile } from './transfer/sum-file.ts';
 
 /** Bound of a connection's handshake and of a silence while requests wait. */
 const nbdTimeoutMs = 15_000;
+/** A copy to which nothing comes for so long has failed, so that whoever ordered it hears of it and decides. */
+const copySilenceMs = 10_000;
 
 const reasonOf: Readonly<Record<TransferReason, Reason>> = {
   aborted: 'cancelled',
@@ -123,6 +125,7 @@ export class VolumeStream implements VolumeTransfer {
         statePath,
         sizeBytes,
         snapshot: first.snapshot,
+        giveUpAfterMs: copySilenceMs,
         clock: this.#clock,
         signal,
         onProgress: (progress) => {
@@ -197,6 +200,10 @@ function explain(error: unknown): FerryError {
   if (cause instanceof NbdError && cause.reason === 'tls') {
     const nextAction = 'Give both agents certificates of one authority, or neither.';
     return new FerryError('unsupported', `no TLS with the source: ${cause.message}`, { nextAction, cause: error });
+  }
+  if (error instanceof TransferError && error.reason === 'gave_up') {
+    const nextAction = 'See that the destination reaches the stream port of the source, then retry the migration.';
+    return new FerryError('copy_broken', error.message, { nextAction, cause: error });
   }
   if (error instanceof TransferError) return new FerryError(reasonOf[error.reason], error.message, { cause: error });
   return toFerryError(error);

@@ -206,14 +206,18 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     const row = this.#row(migrationId, 'destination');
     handovers.ordered(migrationId, term);
     if (row.state.step === 'declined') throw new FerryError('burnt', `migration ${migrationId} was declined here`);
-    if (!effects.isCopying(migrationId)) {
+    // Each failed try is told once, also one that failed between two orders; the order after that tries again.
+    const tell = () => {
+      const failure = handovers.failure(migrationId);
+      if (failure === null || effects.isCopying(migrationId)) return;
       handovers.setFailure(migrationId, null);
-      await effects.copy(migrationId);
-    }
+      throw failure;
+    };
+    tell();
+    await effects.copy(migrationId);
     await handovers.until(migrationId, () => !effects.isCopying(migrationId), readWaitMs(request.wait), context.signal);
     handovers.driven(migrationId);
-    const failure = handovers.failure(migrationId);
-    if (failure !== null && !effects.isCopying(migrationId)) throw failure;
+    tell();
     return { handover: this.view(migrationId) };
   };
 

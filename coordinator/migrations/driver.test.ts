@@ -200,6 +200,20 @@ test('a destination that falls silent while the Machine is down: it starts again
   expect(agent(harness, 'h2').rows.get(migration.id)?.handover.step).toBe('declined');
 });
 
+test('a copy that is begun again and again without a byte: the Machine starts again at the source', async () => {
+  await using harness = await twoHosts();
+  agent(harness, 'h2').copiesNothing = true;
+  let orders = 0;
+  agent(harness, 'h2').scripts.set('copy', (when) => {
+    if (when === 'before') orders += 1;
+    if (when === 'before' && orders % 5 === 0) throw new FerryError('copy_broken', 'nothing arrived');
+  });
+  const migration = await harness.ended(await harness.migrate(machine, 'h2'));
+  expect(migration).toMatchObject({ state: MigrationState.MOVED_BACK, failure: 'copy_broken' });
+  expect(harness.world.runningOn(machine)).toEqual(['h1']);
+  await expectFree(harness);
+});
+
 test.each(['starting', 'unhealthy'] as const)(
   'a Machine that stays %s at the destination comes back under the same lock, as a new migration',
   async (health) => {

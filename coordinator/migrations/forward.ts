@@ -175,7 +175,10 @@ async function fork(journey: Journey, pulse: Pulse): Promise<string> {
       { signal: pulse.signal, timeoutMs: copyRoundMs + waitRoomMs },
     );
     const { step, root, progress } = present(handover, destination);
-    pulse.beat();
+    const copiedBytes = progress?.bytesDone ?? 0n;
+    // A copy that is begun again and again without a byte must not keep the Machine down for ever.
+    if (copiedBytes > journey.copiedBytes || progress?.phase === 'verifying') pulse.beat();
+    if (copiedBytes > journey.copiedBytes) journey.copiedBytes = copiedBytes;
     if (step === 'verified' || step === 'owner') {
       journey.learn(({ migration }) => {
         migration.destinationRoot = root;

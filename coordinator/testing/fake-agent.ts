@@ -102,6 +102,8 @@ export class FakeAgent {
   readonly scripts = new Map<string, Script>();
   /** Answers nothing, not even heartbeats. */
   silent = false;
+  /** Copies go on here without ever bringing a byte. */
+  copiesNothing = false;
   /** Machines that arrive here do not become healthy. */
   sick = false;
   /** What a sick host says about a Machine. */
@@ -347,7 +349,7 @@ export class FakeAgent {
 
   #copy(header: OrderHeader) {
     const row = this.#row(header, 'destination');
-    if (row.handover.step === 'prepared') {
+    if (row.handover.step === 'prepared' && !this.copiesNothing) {
       row.handover.step = 'verified';
       row.handover.root = `root-${row.handover.machineId}`;
     }
