@@ -27,6 +27,8 @@ import {
 const hasTools = ['nbdinfo', 'nbdcopy', 'qemu-img'].every(hasTool);
 const cli = join(import.meta.dirname, '../../cli/main.ts');
 
+const long = process.env.FERRY_TEST_LONG === '1';
+
 let cluster: TestCluster;
 let machine: Machine;
 let image: string;
@@ -266,3 +268,15 @@ describe("a migration's token", () => {
     expect(error).toMatchObject({ reason: 'not_yet' });
   });
 });
+
+if (long) {
+  test('a stream that cannot be reached: the Machine comes back when patience is over', async () => {
+    // The destination looks for the stream at the address of the source's RPC port.
+    await using other = await TestCluster.start({ agentFlags: { 'stream-listen': '127.0.0.3:0' } });
+    const { id } = await runWriter(other, 'host-a');
+    const migration = await other.ended(await other.migrate(id, 'host-b'));
+    expect(migration).toMatchObject({ state: MigrationState.MOVED_BACK, failure: 'copy_broken' });
+    expect(migration.nextAction).toContain('stream port');
+    expect(await other.machine(id)).toMatchObject({ hostId: 'host-a', state: MachineState.STARTED });
+  });
+}

@@ -44,11 +44,11 @@ export async function runWriter(cluster: TestCluster, host: string, gate = '/'):
     },
     { host },
   );
-  for await (const { line } of cluster.machines.machineLogs(
-    { machineId: machine.id, follow: true },
-    { timeoutMs: toolMsMax },
-  ))
-    if (line === 'written') break;
+  await cluster.until('it has written', async () => {
+    const lines = cluster.machines.machineLogs({ machineId: machine.id, tailLines: 1 });
+    for await (const { line } of lines) if (line === 'written') return true;
+    return false;
+  });
   return machine;
 }
 
