@@ -158,7 +158,9 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
         volumeFreeBytes: BigInt(Math.max(0, (await volumes.freeBytes()) - handovers.reservedBytes())),
       }),
       machineCount: machines.list().length,
-      reason: handovers.journalWentBack ? 'the journal went back to an older copy: nothing is started here' : '',
+      reason: handovers.journalWentBack
+        ? 'the journal went back to an older copy: nothing is started here; restore the newest journal'
+        : '',
       capabilities: (['mount', 'reflink', 'fiemap', 'mkfs', 'punch'] as const).filter((name) => capabilities[name]),
     });
   const heartbeat = new Heartbeat({

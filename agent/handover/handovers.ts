@@ -74,7 +74,7 @@ export class Handovers {
   readonly #log: Logger;
   readonly #signal: AbortSignal;
   #effects: Effects | null = null;
-  /** Set when the coordinator remembers a newer journal: nothing is signed and nothing starts. */
+  /** Set when the coordinator or a marker remembers a newer journal: nothing is promised, signed or started. */
   journalWentBack = false;
   readonly #turns = new Map<string, Promise<void>>();
   readonly #tasks = new Map<string, Promise<void>>();
@@ -105,12 +105,14 @@ export class Handovers {
 
   /** Finishes markers that a crash left behind their placement, then takes up what is pending in each row. */
   async recover(): Promise<void> {
-    for (const machine of this.#journal.machines()) {
-      const agreement = reconcile(machine.placement, sealOf(this.#seals.of(machine.id)));
+    for (const machineId of new Set([...this.#seals.machineIds(), ...this.#journal.machines().map(({ id }) => id)])) {
+      const { placement, seal, machine } = this.placement(machineId);
+      const agreement = reconcile(placement, seal);
       if (agreement.kind === 'finish') {
-        await this.#effects!.mark(machine.id, agreement.marker, machine.volumeId || null);
+        await this.#effects!.mark(machineId, agreement.marker, machine?.volumeId || null);
       } else if (agreement.kind === 'journal-behind') {
-        this.#log.error({ machine: machine.id }, agreement.reason);
+        this.journalWentBack = true;
+        this.#log.error({ machine: machineId }, agreement.reason);
       }
     }
     const open = this.#journal.openHandovers();

@@ -161,8 +161,11 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   };
 
   grantPermit: ServiceImpl<typeof HandoverService>['grantPermit'] = (request) => {
-    const { journal } = this.#options;
+    const { journal, handovers, host } = this.#options;
     const wish = readPermit(request.permit);
+    // What it had promised is forgotten, so it may promise nothing.
+    if (handovers.journalWentBack)
+      throw new FerryError('journal_went_back', `the journal of host ${host} went back to an older copy`);
     const permit = this.#permitted(grant(journal.permit(wish.network), wish));
     return { permit };
   };

@@ -39,6 +39,11 @@ export class Seals {
     this.#files = readdirSync(folder).flatMap((name) => parse(name) ?? []);
   }
 
+  /** Machines that have a marker here; one for each marker. */
+  machineIds(): string[] {
+    return this.#files.map((file) => file.machineId);
+  }
+
   /** All markers of a Machine here. */
   of(machineId: string): Marker[] {
     return this.#files.filter((file) => file.machineId === machineId).map((file) => file.marker);
