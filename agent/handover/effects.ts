@@ -297,7 +297,10 @@ export class HandoverEffects implements Effects {
       // A program that the signal may have reached is waited for first: adopting it would adopt a dying one.
       const { signalSentAtMs, stoppedAtMs } = this.#current(row).detail;
       if (signalSentAtMs !== undefined && stoppedAtMs === undefined && handovers.heldBy(machineId) === null) {
-        await machines.stop(machineId, { signalSentAtMs, onSignalSent: async () => {} }, signal);
+        await machines.stop(machineId, { signalSentAtMs, onSignalSent: async () => {} }, signal).catch((error) => {
+          // Its processes are gone; who else holds the volume does not keep it from starting here.
+          if (toFerryError(error).reason !== 'volume_busy') throw error;
+        });
       }
       await machines.resume(machineId);
       await machines.untilUp(machineId, startDeadlineMs, signal);

@@ -348,7 +348,11 @@ export class Supervisor {
     const openPaths = volume.openPaths();
     const request = { machineId, instanceId, signal, timeoutMs, signalSentAtMs, openPaths, onSignalSent };
     const { ending, killed } = await stopProcess(runtime, clock, request, this.#closed.signal);
-    await volume.detach();
+    await volume.detach().catch((error) => {
+      // Who stays in the volume keeps it from leaving this host, not from being used here again.
+      const { hold, desired } = this.#life;
+      if (hold !== null || desired !== 'started' || toFerryError(error).reason !== 'volume_busy') throw error;
+    });
     return { type: 'ended', instanceId, ending, killed };
   }
 
