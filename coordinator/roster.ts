@@ -57,11 +57,14 @@ export class Roster implements AddressBook {
     for (const [network, machine] of new Map(machines.map((machine) => [machine.network, machine]))) {
       if (network !== '') await this.#store.networkNumber(network, networkOfAddress(machine.privateIp));
     }
-    await this.#store.putPlacements(
-      request.hostId,
-      machines.map((machine) => placementOf(machine, request.hostId, nowMs)),
-      nowMs - this.#silenceMs,
-    );
+    // A host whose journal went back has forgotten Machines that run there: the directory keeps what it said before.
+    if (!host.journalWentBack) {
+      await this.#store.putPlacements(
+        request.hostId,
+        machines.map((machine) => placementOf(machine, request.hostId, nowMs)),
+        nowMs - this.#silenceMs,
+      );
+    }
     const others = (await this.#store.hosts()).filter((other) => other.id !== request.hostId);
     return create(HeartbeatResponseSchema, {
       hostNumber: host.number,
