@@ -33,27 +33,26 @@ export function isLoopback(host: string): boolean {
 /** Turns every error into a typed RPC error and logs those that are our own fault. */
 function errorInterceptor(log: Logger): Interceptor {
   return (next) => async (request) => {
+    const typed = (error: unknown) => {
+      // What a caller breaks off, or its deadline, is no defect of ours.
+      const isOurs = toFerryError(error).reason === 'internal' && !request.signal.aborted;
+      if (isOurs) log.error({ method: request.method.name, err: error }, 'call failed');
+      return toConnectError(error);
+    };
     try {
       const response = await next(request);
-      if (!response.stream) return response;
-      return { ...response, message: typedErrors(response.message, request.method.name, log) };
+      return response.stream ? { ...response, message: typedErrors(response.message, typed) } : response;
     } catch (error) {
-      throw typed(error, request.method.name, log);
+      throw typed(error);
     }
   };
 }
 
-function typed(error: unknown, method: string, log: Logger) {
-  const known = toFerryError(error);
-  if (known.reason === 'internal') log.error({ method, err: error }, 'call failed');
-  return toConnectError(error);
-}
-
-async function* typedErrors<T>(messages: AsyncIterable<T>, method: string, log: Logger): AsyncIterable<T> {
+async function* typedErrors<T>(messages: AsyncIterable<T>, typed: (error: unknown) => unknown): AsyncIterable<T> {
   try {
     yield* messages;
   } catch (error) {
-    throw typed(error, method, log);
+    throw typed(error);
   }
 }
 
