@@ -1,7 +1,8 @@
-// Installs the dependencies if the lockfile has changed since the last time. Plain JavaScript: it runs on any Node >= 20.
+// Installs the dependencies if the lockfile has changed since the last time, and makes "npx ferry" work in this folder.
+// Plain JavaScript: it runs on any Node >= 20.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -29,4 +30,11 @@ if (!installed) {
     process.exit(1);
   }
   writeFileSync(stamp, wanted);
+}
+
+// npm links the commands of dependencies, not those of the package itself.
+const command = join(root, 'node_modules', '.bin', 'ferry');
+if (!existsSync(command)) {
+  rmSync(command, { force: true });
+  symlinkSync('../../cli/ferry.mjs', command);
 }
