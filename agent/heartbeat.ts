@@ -56,7 +56,8 @@ export class Heartbeat {
         return response;
       } catch (error) {
         const known = toFerryError(error);
-        log.debug({ coordinator: address, reason: known.reason }, `heartbeat: ${known.message}`);
+        const silent = known.reason === 'unreachable' || known.reason === 'deadline';
+        log[silent ? 'debug' : 'warn']({ coordinator: address, reason: known.reason }, `heartbeat: ${known.message}`);
         this.#next += 1;
       }
     }

@@ -40,6 +40,7 @@ export class Roster implements AddressBook {
   /** Records an agent's report. */
   async heartbeat(request: HeartbeatRequest): Promise<HeartbeatResponse> {
     const nowMs = this.#clock.nowMs();
+    await this.#refuseDouble(request);
     const { host, knownCounter } = await this.#store.recordHeartbeat({
       id: request.hostId,
       region: request.region,
@@ -73,6 +74,22 @@ export class Roster implements AddressBook {
       intervalMs: this.#intervalMs,
       roster: others.map((other) => this.#describe(other, 0)),
     });
+  }
+
+  /** Two agents by one name or at one address: believing the second would turn the first one's Machines over to it. */
+  async #refuseDouble({ hostId, address, journalId }: HeartbeatRequest): Promise<void> {
+    for (const host of await this.#store.hosts()) {
+      if (this.status(host) !== HostStatus.OK) continue;
+      const facts = { host: host.id, address: host.address };
+      if (host.id === hostId && host.journalId !== journalId) {
+        const text = `another agent reports as ${hostId} from ${host.address}, with another journal`;
+        throw new FerryError('host_taken', text, { field: 'host_id', expected: 'a name of its own', facts });
+      }
+      if (host.id !== hostId && host.address === address) {
+        const text = `host ${host.id} reports from ${address} too`;
+        throw new FerryError('host_taken', text, { field: 'address', expected: 'an address of its own', facts });
+      }
+    }
   }
 
   get #silenceMs(): number {

@@ -48,7 +48,8 @@ const reasonOfCode: Partial<Record<Code, Reason>> = {
   [Code.Unavailable]: 'unreachable',
   [Code.DeadlineExceeded]: 'deadline',
   [Code.Canceled]: 'cancelled',
-  [Code.ResourceExhausted]: 'overloaded',
+  // Ours carry a detail; without one it is the transport's limit of a message.
+  [Code.ResourceExhausted]: 'too_large',
   [Code.InvalidArgument]: 'invalid_argument',
   [Code.Unimplemented]: 'unsupported',
 };

@@ -27,6 +27,14 @@ export function checkId(kind: IdKind, text: string, field: string): string {
   throw invalidArgument(field, found, shape);
 }
 
+/** Refuses a text that is not "host:port". */
+export function checkAddress(text: string, field: string): string {
+  const match = /^([0-9a-zA-Z.-]{1,253}|\[[0-9a-fA-F:]{2,39}\]):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[2]);
+  if (port >= 1 && port <= 65_535) return text;
+  throw invalidArgument(field, text === '' ? 'is empty' : `is ${JSON.stringify(text.slice(0, 80))}`, '"host:port"');
+}
+
 /** A ULID: 48 bits of time, 80 of randomness, in Crockford's base 32. */
 export function ulid(nowMs: number, random: Random): string {
   let text = '';

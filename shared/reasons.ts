@@ -54,6 +54,12 @@ export const reasons = {
     'nobody knows the migration',
     'Look the ID up with "ferry migration list".',
   ),
+  host_taken: info(
+    Code.AlreadyExists,
+    'abort',
+    'another agent that reports has this host name or address',
+    'Give this agent another --host (or --listen), or stop the other one.',
+  ),
   machine_exists: info(Code.AlreadyExists, 'abort', 'the Machine ID or name is taken', 'Choose another name.'),
   volume_exists: info(Code.AlreadyExists, 'abort', 'the volume ID is taken', 'Repeat the command; it makes a new ID.'),
   machine_busy: info(
@@ -116,12 +122,18 @@ export const reasons = {
     'a disk has no room',
     'Free room on the host that the error names, or choose another destination.',
   ),
+  too_large: info(
+    Code.ResourceExhausted,
+    'abort',
+    'a message is larger than 4 MiB',
+    'Shorten what the request carries; its config is the usual cause.',
+  ),
   overloaded: info(Code.ResourceExhausted, 'retry', 'a bounded queue is full', 'Try again in a moment.'),
   host_unreachable: info(
     Code.Unavailable,
     'retry',
     'an agent does not answer',
-    'Look at the host; the migration goes on by itself when it answers.',
+    'Look at the host and its agent; what waits for it goes on by itself when it answers.',
   ),
   unreachable: info(
     Code.Unavailable,

@@ -3,7 +3,7 @@ import type { HostService } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
 import type { HeartbeatRequest } from '../../proto/gen/ferry/v1/host_pb.ts';
 import { HostStatus } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { FerryError, invalidArgument } from '../../shared/error.ts';
-import { checkId } from '../../shared/ids.ts';
+import { checkAddress, checkId } from '../../shared/ids.ts';
 import type { Logger } from '../../shared/log.ts';
 import type { Agents } from '../agents.ts';
 import type { Roster } from '../roster.ts';
@@ -85,9 +85,7 @@ export function hostService({ store, roster, agents, log }: HostParts): ServiceI
 function checkHeartbeat(request: HeartbeatRequest): void {
   checkId('name', request.hostId, 'host_id');
   checkId('name', request.region, 'region');
-  if (!/^([0-9a-zA-Z.-]+|\[[0-9a-f:]+\]):\d{1,5}$/.test(request.address)) {
-    throw invalidArgument('address', `is ${JSON.stringify(request.address.slice(0, 80))}`, '"host:port"');
-  }
+  checkAddress(request.address, 'address');
   if (request.journalId === '') throw invalidArgument('journal_id', 'is empty', "the journal's random ID");
   boundedText(request.journalId, 'journal_id', 64);
   boundedText(request.agentVersion, 'agent_version', 64);

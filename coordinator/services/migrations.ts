@@ -1,6 +1,6 @@
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { MigrationService } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
-import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { MigrationState, MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { FerryError, invalidArgument, toFerryError } from '../../shared/error.ts';
 import { checkId } from '../../shared/ids.ts';
 import { startDeadlineMsMax, startDeadlineMsMin } from '../config.ts';
@@ -34,6 +34,9 @@ export function migrationService(options: MigrationParts): ServiceImpl<typeof Mi
     migrateMachine: async ({ machineId, destination, strategy, startDeadline, overrideHosts }) => {
       checkId('machine', machineId, 'machine_id');
       optionalName(destination, 'destination');
+      if (!Object.values<number>(MigrationStrategy).includes(strategy)) {
+        throw invalidArgument('strategy', `is ${strategy}`, 'MIGRATION_STRATEGY_COLD, or none');
+      }
       for (const [index, host] of boundedList(overrideHosts, 'override_hosts', overridesMax).entries()) {
         checkId('name', host, `override_hosts[${index}]`);
       }

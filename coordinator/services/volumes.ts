@@ -9,7 +9,7 @@ import type { Roster } from '../roster.ts';
 import { boundedMs } from './validate.ts';
 
 const sizeBytesMin = 1n << 20n;
-const sizeBytesMax = 1n << 46n;
+const sizeBytesMax = 1n << 44n;
 const ttlMsDefault = 600_000;
 const ttlMsMax = 86_400_000;
 
@@ -63,7 +63,7 @@ export function volumeService({ roster, agents, random }: VolumeParts): ServiceI
     createVolume: async ({ name, sizeBytes, hostId }) => {
       checkId('name', name, 'name');
       if (sizeBytes < sizeBytesMin || sizeBytes > sizeBytesMax || sizeBytes % 4096n !== 0n) {
-        throw invalidArgument('size_bytes', `is ${sizeBytes}`, 'a multiple of 4096 from 1 MiB to 64 TiB');
+        throw invalidArgument('size_bytes', `is ${sizeBytes}`, 'a multiple of 4096 from 1 MiB to 16 TiB');
       }
       await roster.host(checkId('name', hostId, 'host_id'));
       const volumeId = newVolumeId(random);
