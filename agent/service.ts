@@ -18,6 +18,7 @@ import type { Files } from './volumes/files.ts';
 import { readFilesystem } from './volumes/filesystem.ts';
 import type { VolumeInfo } from './volumes/info.ts';
 import type { VolumeStore } from './volumes/store.ts';
+import { validSize } from './volumes/validate.ts';
 
 const waitMaxMs = 330_000;
 const logLinesMax = 10_000;
@@ -60,7 +61,7 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
     const machine = await machines
       .create({
         machineId: checkId('machine', request.machineId, 'machine_id'),
-        name,
+        name: checkId('name', name, 'name'),
         app: checkId('name', app, 'app'),
         network: checkId('name', network, 'network'),
         networkNumber,
@@ -112,13 +113,20 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
   agentCreateVolume: ServiceImpl<typeof AgentService>['agentCreateVolume'] = async (request) => {
     const { volumes, journal, clock } = this.#options;
     const volumeId = checkId('volume', request.volumeId, 'volume_id');
-    const sizeBytes = Number(request.sizeBytes);
+    const name = checkId('name', request.name, 'name');
+    const sizeBytes = readSize(request.sizeBytes);
+    const there = await volumes.inspect(volumeId).catch((error) => Promise.reject(ferryErrorOf(error)));
+    if (there !== null && there.sizeBytes !== sizeBytes) {
+      throw new FerryError('volume_exists', `volume ${volumeId} is here with ${there.sizeBytes} bytes`, {
+        field: 'volume_id',
+      });
+    }
     await volumes.create({ volumeId, sizeBytes, epoch: 1 }).catch((error) => Promise.reject(ferryErrorOf(error)));
     const known = journal.volume(volumeId);
     if (known === undefined) {
       const row = {
         id: volumeId,
-        name: request.name,
+        name,
         machineId: '',
         sizeBytes,
         createdAtMs: clock.nowMs(),
@@ -236,6 +244,14 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
       ...(kept === null ? {} : { destroyAt: timestampFromMs(kept.sinceMs + retentionMs) }),
       ...(row === undefined ? {} : { createdAt: timestampFromMs(row.createdAtMs) }),
     });
+  }
+}
+
+function readSize(sizeBytes: bigint): number {
+  try {
+    return validSize(Number(sizeBytes));
+  } catch {
+    throw invalidArgument('size_bytes', `is ${sizeBytes}`, 'a multiple of 4096 from 1 MiB to 16 TiB');
   }
 }
 

@@ -134,7 +134,7 @@ export class Handovers {
   async source(migrationId: string, event: SourceEvent, change: Change = {}, fresh?: NewRow): Promise<SourceRow> {
     const row = this.#journal.handover(migrationId);
     if (row?.role === 'destination')
-      throw refusalError({ reason: 'other_role', message: 'this host is the destination' });
+      throw refusalError({ reason: 'other_role', message: `host ${this.#host} is the destination of ${migrationId}` });
     const outcome = nextSource(row?.state ?? null, event, this.#sourceContext(migrationId, row, fresh));
     if (!outcome.ok) throw refusalError(outcome.refusal);
     const next = this.#write(migrationId, 'source', row, outcome.state, outcome.placement, change, fresh) as SourceRow;
@@ -151,7 +151,8 @@ export class Handovers {
     fresh?: NewRow,
   ): Promise<DestinationRow> {
     const row = this.#journal.handover(migrationId);
-    if (row?.role === 'source') throw refusalError({ reason: 'other_role', message: 'this host is the source' });
+    if (row?.role === 'source')
+      throw refusalError({ reason: 'other_role', message: `host ${this.#host} is the source of ${migrationId}` });
     const outcome = nextDestination(row?.state ?? null, event, this.#destinationContext(migrationId, row, fresh));
     if (!outcome.ok) throw refusalError(outcome.refusal);
     const written = this.#write(migrationId, 'destination', row, outcome.state, outcome.placement, change, fresh);

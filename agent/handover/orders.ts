@@ -8,11 +8,12 @@ import { PermitSchema, type Permit as ProtoPermit } from '../../proto/gen/ferry/
 import { DesiredState, type MachineRecord, MachineRecordSchema } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { durationToMs } from '../../shared/duration.ts';
 import { FerryError, invalidArgument } from '../../shared/error.ts';
-import { checkId, newVolumeId } from '../../shared/ids.ts';
+import { checkAddress, checkId, newVolumeId } from '../../shared/ids.ts';
 import type { Random } from '../../shared/random.ts';
 import type { HandoverDetail, HandoverRow, MachineRow } from '../journal.ts';
 import { newLife } from '../machines/lifecycle.ts';
 import { ferryErrorOf } from '../volumes/ferry-error.ts';
+import { validSize } from '../volumes/validate.ts';
 import type { EffectsOptions, HandoverEffects } from './effects.ts';
 import { peerKey, readRecord, writeRecord } from './effects.ts';
 import type { NewRow } from './handovers.ts';
@@ -25,6 +26,9 @@ import { unknownView, viewOf } from './view.ts';
 const waitMaxMs = 30_000;
 const releaseWaitMs = 2_000;
 const listMax = 1000;
+/** Characters of a reason that are kept: a text for people, not worth refusing an end for. */
+const reasonMax = 2000;
+const startDeadlineMsMax = 3_600_000;
 
 /** What the orders work with. */
 export interface OrdersOptions extends EffectsOptions {
@@ -45,11 +49,20 @@ function readHeader(header: OrderHeader | undefined): Header {
   if (header === undefined) throw invalidArgument('header', 'is missing', 'migration ID and driver term');
   const migrationId = checkId('migration', header.migrationId, 'header.migration_id');
   const lockHolder = checkId('migration', header.lockHolder || migrationId, 'header.lock_holder');
-  return { migrationId, lockHolder, term: Number(header.term), fence: Number(header.fence) };
+  const term = readCount(header.term, 'header.term', 0);
+  return { migrationId, lockHolder, term, fence: readCount(header.fence, 'header.fence', 0) };
+}
+
+/** A number that is counted up from small ones: one beyond 2^53 is a mistake, and remembering it would refuse all others. */
+function readCount(value: bigint, field: string, min: number): number {
+  if (value >= min && value <= Number.MAX_SAFE_INTEGER) return Number(value);
+  throw invalidArgument(field, `is ${value}`, `a whole number from ${min} to 2^53 - 1`);
 }
 
 function readWaitMs(wait: Duration | undefined): number {
-  return Math.min(waitMaxMs, Math.max(0, durationToMs(wait) ?? 0));
+  const waitMs = durationToMs(wait) ?? 0;
+  if (waitMs >= 0) return Math.min(waitMaxMs, waitMs);
+  throw invalidArgument('wait', `is ${waitMs / 1000} s`, '0 s or more');
 }
 
 /** SHA-256 over the bytes of a record, hex. */
@@ -87,8 +100,11 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     const machineId = checkId('machine', request.machineId, 'machine_id');
     const { hostId, address } = request.destination ?? { hostId: '', address: '' };
     if (checkId('name', hostId, 'destination.host_id') === host) {
-      throw new FerryError('same_host', `Machine ${machineId} is on host ${host} already`, { field: 'destination' });
+      throw new FerryError('same_host', `Machine ${machineId} is on host ${host} already`, {
+        field: 'destination.host_id',
+      });
     }
+    checkAddress(address, 'destination.address');
     const machine = this.#ownedMachine(machineId);
     const row = handovers.row(migrationId);
     if (row !== undefined && (row.role !== 'source' || row.state.step === 'aborted' || row.state.step === 'returned')) {
@@ -113,20 +129,28 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     const { record } = request;
     if (record === undefined) throw invalidArgument('record', 'is missing', 'the record of the offer');
     const machineId = checkId('machine', record.machineId, 'record.machine_id');
+    checkId('name', record.network, 'record.network');
+    if (record.instanceId !== '') checkId('instance', record.instanceId, 'record.instance_id');
+    if (record.sourceVolumeId !== '') checkId('volume', record.sourceVolumeId, 'record.source_volume_id');
+    if (record.config === undefined) throw invalidArgument('record.config', 'is missing', 'a Machine config');
     const source = checkId('name', request.source?.hostId ?? '', 'source.host_id');
-    const epoch = Number(request.epoch);
-    const sizeBytes = Number(record.volumeSizeBytes);
+    if (source === host)
+      throw new FerryError('same_host', `host ${host} cannot be its own source`, { field: 'source.host_id' });
+    const address = checkAddress(request.source?.address ?? '', 'source.address');
+    const epoch = readCount(request.epoch, 'epoch', 1);
+    const sizeBytes = readSize(record.volumeSizeBytes);
+    const startDeadlineMs = readStartDeadlineMs(request.startDeadline) ?? this.#options.startDeadlineMs;
     const known = handovers.row(migrationId);
     const volumeId = known?.role === 'destination' ? known.state.subject.volumeId : newVolumeId(random);
     const subject = { migrationId, machineId, epoch, source, destination: host, volumeId };
     const detail: HandoverDetail = {
-      peer: { hostId: source, address: request.source?.address ?? '', publicKey: null },
+      peer: { hostId: source, address, publicKey: null },
       network: record.network,
       lockHolder,
       volumeSizeBytes: sizeBytes,
       volumeAllocatedBytes: Number(record.volumeAllocatedBytes),
       sourceVolumeId: record.sourceVolumeId,
-      startDeadlineMs: durationToMs(request.startDeadline) ?? this.#options.startDeadlineMs,
+      startDeadlineMs,
     };
     if (known === undefined) {
       await machines.canTake(record);
@@ -148,7 +172,15 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       }
       seals.receive(machineId, volumeId, epoch);
     }
-    await handovers.destination(migrationId, { type: 'prepare', term, subject }, {}, { machineId, detail });
+    try {
+      await handovers.destination(migrationId, { type: 'prepare', term, subject }, {}, { machineId, detail });
+    } finally {
+      // Refused, or another order of the same name was faster: this copy is nobody's.
+      const row = handovers.row(migrationId);
+      if (known === undefined && (row?.role !== 'destination' || row.state.subject.volumeId !== volumeId)) {
+        await this.#discard(machineId, volumeId);
+      }
+    }
     handovers.driven(migrationId);
     const row = handovers.row(migrationId)!;
     if (row.detail.peer.publicKey === null) {
@@ -159,6 +191,13 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     }
     return { handover: this.view(migrationId) };
   };
+
+  async #discard(machineId: string, volumeId: string): Promise<void> {
+    const { seals, volumes, journal } = this.#options;
+    seals.unmark(machineId, volumeId);
+    await volumes.destroy(volumeId).catch((error) => Promise.reject(ferryErrorOf(error)));
+    if (journal.volume(volumeId) !== undefined) journal.write(() => journal.removeVolume(volumeId));
+  }
 
   grantPermit: ServiceImpl<typeof HandoverService>['grantPermit'] = (request) => {
     const { journal, handovers, host } = this.#options;
@@ -191,12 +230,13 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   stopForMigration: ServiceImpl<typeof HandoverService>['stopForMigration'] = async (request, context) => {
     const { handovers } = this.#options;
     const { migrationId, term, fence } = readHeader(request.header);
+    const waitMs = readWaitMs(request.wait);
     const row = await handovers.source(migrationId, { type: 'stop', term, fence });
     handovers.driven(migrationId);
     const stuck = () => handovers.failure(migrationId)?.disposition === 'abort';
     const stopped = () => handovers.row(migrationId)?.state.step !== 'stopping';
     if (row.state.step === 'stopping') {
-      await handovers.until(migrationId, () => stopped() || stuck(), readWaitMs(request.wait), context.signal);
+      await handovers.until(migrationId, () => stopped() || stuck(), waitMs, context.signal);
     }
     handovers.driven(migrationId);
     if (!stopped() && stuck()) throw handovers.failure(migrationId);
@@ -206,6 +246,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   copy: ServiceImpl<typeof HandoverService>['copy'] = async (request, context) => {
     const { handovers, effects } = this.#options;
     const { migrationId, term } = readHeader(request.header);
+    const waitMs = readWaitMs(request.wait);
     const row = this.#row(migrationId, 'destination');
     handovers.ordered(migrationId, term);
     if (row.state.step === 'declined') throw new FerryError('burnt', `migration ${migrationId} was declined here`);
@@ -218,7 +259,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     };
     tell();
     await effects.copy(migrationId);
-    await handovers.until(migrationId, () => !effects.isCopying(migrationId), readWaitMs(request.wait), context.signal);
+    await handovers.until(migrationId, () => !effects.isCopying(migrationId), waitMs, context.signal);
     handovers.driven(migrationId);
     tell();
     return { handover: this.view(migrationId) };
@@ -261,13 +302,14 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   settle: ServiceImpl<typeof HandoverService>['settle'] = async (request, context) => {
     const { handovers, effects } = this.#options;
     const { migrationId, term } = readHeader(request.header);
+    const waitMs = readWaitMs(request.wait);
     this.#row(migrationId, 'source');
     handovers.ordered(migrationId, term);
     if (request.settlement === undefined)
       throw invalidArgument('settlement', 'is missing', "the destination's settlement");
     await effects.believe(migrationId, request.settlement);
     const read = () => handovers.row(migrationId)?.state.step !== 'settled';
-    await handovers.until(migrationId, read, readWaitMs(request.wait), context.signal);
+    await handovers.until(migrationId, read, waitMs, context.signal);
     return { handover: this.view(migrationId) };
   };
 
@@ -278,7 +320,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     const fresh = this.#burntRow(machineId, '', lockHolder);
     await handovers.source(
       migrationId,
-      { type: 'abort', term, reason: request.reason },
+      { type: 'abort', term, reason: request.reason.slice(0, reasonMax) },
       { also: () => journal.removeOffer(migrationId) },
       fresh,
     );
@@ -290,8 +332,11 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     const { handovers, host } = this.#options;
     const { migrationId, term, lockHolder } = readHeader(request.header);
     const machineId = checkId('machine', request.machineId, 'machine_id');
-    const { source, volumeId, reason } = request;
-    const subject = { migrationId, machineId, epoch: Number(request.epoch), source, destination: host, volumeId };
+    const source = checkId('name', request.source, 'source');
+    const volumeId = request.volumeId === '' ? '' : checkId('volume', request.volumeId, 'volume_id');
+    const reason = request.reason.slice(0, reasonMax);
+    const epoch = readCount(request.epoch, 'epoch', 0);
+    const subject = { migrationId, machineId, epoch, source, destination: host, volumeId };
     const fresh = this.#burntRow(machineId, source, lockHolder);
     await handovers.destination(migrationId, { type: 'decline', term, subject, reason }, {}, fresh);
     return { handover: this.view(migrationId) };
@@ -309,6 +354,8 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   acceptMachineDown: ServiceImpl<typeof HandoverService>['acceptMachineDown'] = (request) => {
     const { handovers } = this.#options;
     const { migrationId, term } = readHeader(request.header);
+    if (handovers.row(migrationId) === undefined)
+      throw new FerryError('unknown_migration', `host ${this.#options.host} never heard of migration ${migrationId}`);
     handovers.ordered(migrationId, term);
     handovers.note(migrationId, { acceptedDown: true });
     return { handover: this.view(migrationId) };
@@ -384,14 +431,17 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   #row(migrationId: string, role: HandoverRow['role']): HandoverRow {
     const row = this.#options.handovers.row(migrationId);
     if (row?.role === role) return row;
-    const known = row === undefined ? 'never heard of' : `known as ${row.role}`;
-    throw new FerryError('unknown_migration', `migration ${migrationId} is ${known} at host ${this.#options.host}`);
+    const { host } = this.#options;
+    if (row === undefined)
+      throw new FerryError('unknown_migration', `host ${host} never heard of migration ${migrationId}`);
+    throw new FerryError('other_role', `host ${host} is the ${row.role} of ${migrationId}; this is for the ${role}`);
   }
 
   #ownedMachine(machineId: string): MachineRow {
     const { journal, host } = this.#options;
     const machine = journal.machine(machineId);
-    if (machine === undefined) throw new FerryError('unknown_machine', `no Machine ${machineId} on host ${host}`);
+    if (machine === undefined)
+      throw new FerryError('unknown_machine', `no Machine ${machineId} on host ${host}`, { field: 'machine_id' });
     if (machine.placement.kind !== 'owner')
       throw new FerryError('not_owner', `host ${host} does not own Machine ${machineId}`);
     return machine;
@@ -461,7 +511,19 @@ function readPermit(permit: ProtoPermit | undefined): { network: string; holder:
   if (permit === undefined) throw invalidArgument('permit', 'is missing', 'network, migration ID and fence');
   const network = checkId('name', permit.network, 'permit.network');
   const holder = checkId('migration', permit.migrationId, 'permit.migration_id');
-  const fence = Number(permit.fence);
-  if (fence < 1) throw invalidArgument('permit.fence', `is ${fence}`, 'a number from 1');
-  return { network, holder, fence };
+  return { network, holder, fence: readCount(permit.fence, 'permit.fence', 1) };
+}
+
+function readSize(sizeBytes: bigint): number {
+  try {
+    return sizeBytes === 0n ? 0 : validSize(Number(sizeBytes));
+  } catch (error) {
+    throw invalidArgument('record.volume_size_bytes', (error as Error).message, 'the size of the volume');
+  }
+}
+
+function readStartDeadlineMs(deadline: Duration | undefined): number | undefined {
+  const ms = durationToMs(deadline);
+  if (ms === undefined || (ms > 0 && ms <= startDeadlineMsMax)) return ms;
+  throw invalidArgument('start_deadline', `is ${ms / 1000} s`, `above 0 s, at most ${startDeadlineMsMax / 1000} s`);
 }

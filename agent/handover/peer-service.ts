@@ -24,6 +24,7 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
     const { journal, handovers, host, key } = this.#options;
     const migrationId = checkId('migration', request.migrationId, 'migration_id');
     const volumeId = checkId('volume', request.volumeId, 'volume_id');
+    checkId('name', request.hostId, 'host_id');
     if (request.publicKey.length !== 32) {
       throw invalidArgument('public_key', `has ${request.publicKey.length} bytes`, 'a raw Ed25519 key of 32 bytes');
     }
@@ -80,11 +81,16 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
   };
 
   openExport: ServiceImpl<typeof PeerService>['openExport'] = (request) => {
-    const { handovers, exports, clock, stream } = this.#options;
+    const { handovers, exports, clock, stream, host } = this.#options;
     const migrationId = checkId('migration', request.migrationId, 'migration_id');
     const row = handovers.row(migrationId);
     const publicKey = peerKey(row);
-    if (row?.role !== 'source' || publicKey === null) {
+    if (row?.role === 'destination')
+      throw new FerryError(
+        'other_role',
+        `host ${host} is the destination of ${migrationId}: it reads, it exports nothing`,
+      );
+    if (row === undefined || publicKey === null) {
       throw new FerryError('unknown_migration', `nothing is offered under ${migrationId}`);
     }
     if (request.nonce.length < 16 || request.nonce.length > 64) {

@@ -16,6 +16,7 @@ import type { Clock } from '../../shared/clock.ts';
 import { FerryError, invalidArgument } from '../../shared/error.ts';
 import { newVolumeId } from '../../shared/ids.ts';
 import type { Logger } from '../../shared/log.ts';
+import { checkMachineConfig } from '../../shared/machine-config.ts';
 import type { Random } from '../../shared/random.ts';
 import { mayStart, sealOf } from '../handover/boot.ts';
 import type { MovableMachines, MoveStop } from '../handover/machines.ts';
@@ -99,10 +100,9 @@ export class Machines implements MovableMachines {
     if (journal.machine(wish.machineId) !== undefined) return this.get(wish.machineId);
     if (journal.machines().length >= machinesMax)
       throw new FerryError('overloaded', `host ${host} has ${machinesMax} Machines`);
-    readConfig(wish.config);
     const config = structuredClone(wish.config);
-    const sizeBytes = await this.#ownVolume(config, wish.machineId, random, volumes);
     await this.canTake(create(MachineRecordSchema, { ...wish, config, volumeSizeBytes: 0n }));
+    const sizeBytes = await this.#ownVolume(config, wish.machineId, random, volumes);
     const now = clock.nowMs();
     const volumeId = config.mounts[0]?.volume ?? '';
     journal.write(() => {
@@ -227,6 +227,7 @@ export class Machines implements MovableMachines {
     const { runtime, volumes, host, reservedBytes } = this.#options;
     const config = record.config;
     if (config === undefined) throw invalidArgument('config', 'is missing', 'a Machine config');
+    checkMachineConfig(config);
     const { command } = readConfig(config);
     await runtime.canRun(command, this.#environment(record, 0, '', null), '/');
     const wanted = Number(record.volumeAllocatedBytes) + spareBytes;
@@ -449,7 +450,9 @@ export class Machines implements MovableMachines {
   #row(machineId: string): MachineRow {
     const row = this.#options.journal.machine(machineId);
     if (row === undefined)
-      throw new FerryError('unknown_machine', `no Machine ${machineId} on host ${this.#options.host}`);
+      throw new FerryError('unknown_machine', `no Machine ${machineId} on host ${this.#options.host}`, {
+        field: 'machine_id',
+      });
     return row;
   }
 

@@ -217,7 +217,7 @@ export class Supervisor {
       const nowMs = clock.nowMs();
       const { rules } = readConfig(this.#options.facts().config);
       const step = choose(this.#life, { nowMs, instanceId: ulid(nowMs, random) }, rules);
-      if (step.kind === 'refused') throw new FerryError(step.reason, step.message);
+      if (step.kind === 'refused') throw new FerryError(step.reason, step.message, { field: 'machine_id' });
       const { life } = step;
       if (life === this.#life && step.log.length === 0) return step.note;
       const events = step.log.map((entry) => toMachineEvent(entry, nowMs, life.restartCount));
