@@ -11,7 +11,7 @@ import { doubles, observe } from '../harness/observe.ts';
 const sleeper = { init: { exec: ['/bin/sh', '-c', 'trap "exit 0" INT; while :; do sleep 0.1; done'] } };
 const keeper = { ...sleeper, mounts: [{ path: '/data', sizeGb: 1, name: 'data' }] };
 /** Short, so that a test does not take minutes; the order of what happens does not depend on them. */
-const agentFlags = { 'driver-silence': '3s', 'prepared-expiry': '3s' };
+const agentFlags = { 'driver-silence': '3s', 'prepared-expiry': '6s' };
 
 const reasonOf = (promise: Promise<unknown>) =>
   promise.then(
