@@ -116,7 +116,10 @@ describe('a data directory', () => {
     const dataDir = cluster.dataDir('host-a');
     const flags = ['--host', 'host-a', '--data-dir', dataDir, '--coordinator', cluster.coordinator];
     const listen = ['--listen', `127.0.0.1:${await freePort()}`];
-    const second = spawnSync(process.execPath, [entry, 'agent', ...flags, ...listen], { encoding: 'utf8' });
+    const second = spawnSync(process.execPath, [entry, 'agent', ...flags, ...listen], {
+      encoding: 'utf8',
+      timeout: 20_000,
+    });
     expect(second.status).toBe(3);
     const [line, ...rest] = second.stderr.trim().split('\n');
     expect(line).toBe(`ferry: ${join(dataDir, 'journal.db')} is open in another process [store_locked]`);
