@@ -69,5 +69,8 @@ export function requireHost(host: HostRow, status: HostStatus, need: Need, field
   if (host.journalWentBack) throw new FerryError('journal_went_back', message, options);
   if (host.cordoned) throw new FerryError('host_cordoned', message, options);
   if (status !== HostStatus.OK) throw new FerryError('host_unreachable', message, options);
-  throw new FerryError('no_host', message, options);
+  const { volumeFreeBytes = 0n } = host.capacity ?? {};
+  if (need.volumeBytes <= volumeFreeBytes) throw new FerryError('no_host', message, options);
+  const facts = { ...options.facts, needed: String(need.volumeBytes), free: String(volumeFreeBytes) };
+  throw new FerryError('no_space', message, { field, facts });
 }

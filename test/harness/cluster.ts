@@ -32,6 +32,8 @@ export interface TestClusterOptions {
   readonly coordinatorFlags?: Flags;
   /** Where the data goes; a folder in the system's temporary one by default. */
   readonly root?: string;
+  /** Runs before the daemons start; `dir` gets a folder for each, named as the daemon. Mounts below it are undone at the end. */
+  readonly prepare?: (dir: string) => void;
 }
 
 interface Daemon {
@@ -94,6 +96,7 @@ export class TestCluster implements AsyncDisposable {
         child: null,
       });
     }
+    options.prepare?.(dir);
     for (const name of cluster.#daemons.keys()) cluster.spawn(name);
     await cluster.untilHostsAnswer();
     return cluster;
