@@ -30,6 +30,8 @@ import type { Store } from './store/store.ts';
 /** Ended migrations that are kept for people to look at. */
 const migrationsKept = 10_000;
 const migrationsWaitingMax = 1000;
+/** An agent whose coordinator was away calls again within this. */
+const reportMsMax = 3_000;
 
 /** Time, randomness, storage and RPC, as a coordinator gets them. */
 export interface CoordinatorOptions {
@@ -51,13 +53,13 @@ export class Coordinator {
   /** Registers the services. */
   readonly routes: (router: ConnectRouter) => void;
 
-  private constructor(options: CoordinatorOptions, term: bigint) {
+  private constructor(options: CoordinatorOptions, term: bigint, openAtMs: number) {
     this.#options = options;
     const { store, clients, clock, random, log, config } = options;
     const roster = new Roster({ store, clock, heartbeatIntervalMs: config.heartbeatIntervalMs });
     const agents = new Agents(clients, roster);
-    const orphans = new Orphans({ store, agents, term, log });
-    const locks = new NetworkLocks({ store, agents, orphans, clock });
+    const orphans = new Orphans({ store, agents, clock, term, log, openAtMs });
+    const locks = new NetworkLocks({ store, agents, orphans, clock, openAtMs });
     const book = new MigrationBook(store);
     const parts: JourneyParts = { store, book, agents, roster, locks, clock, term };
     const { concurrentMax, startDeadlineMs } = config;
@@ -76,7 +78,11 @@ export class Coordinator {
 
   /** Takes the next driver term; nothing is driven before `start`. */
   static async create(options: CoordinatorOptions): Promise<Coordinator> {
-    return new Coordinator(options, await options.store.nextTerm());
+    const { store, clock, config } = options;
+    // A store that begins empty may have been lost: hosts that it does not know yet may hold permits.
+    const isEmpty = (await store.hosts()).length === 0;
+    const openAtMs = isEmpty ? clock.nowMs() + Math.max(reportMsMax, 3 * config.heartbeatIntervalMs) : 0;
+    return new Coordinator(options, await store.nextTerm(), openAtMs);
   }
 
   /** Resumes every open migration and begins the housekeeping. */

@@ -197,3 +197,15 @@ test('a cancelled waiter leaves the line', async () => {
   expect(await harness.store.lockWaiters('alpha')).toEqual([]);
   expect(harness.world.runningOn(second)).toEqual(['h2']);
 });
+
+test('a store that begins empty grants nothing, and frees no permit, before its hosts had time to report', async () => {
+  await using harness = new Harness();
+  harness.world.add('h1').give(first);
+  harness.world.add('h2').give(second);
+  await harness.start({ early: true });
+  const id = await harness.migrate(first, 'h2');
+  const waiting = await waitingFor(harness, id, 'this store began empty');
+  expect(waiting.step).toBe(MigrationStep.LOCK);
+  expect(harness.world.log.some((line) => line.endsWith('grantPermit') || line.endsWith('releasePermit'))).toBe(false);
+  expect(await harness.ended(id)).toMatchObject({ state: MigrationState.MOVED });
+});

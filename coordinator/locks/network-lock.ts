@@ -44,14 +44,17 @@ export class NetworkLocks {
   readonly #agents: Agents;
   readonly #orphans: Orphans;
   readonly #clock: Clock;
+  readonly #openAtMs: number;
   /** Wakes all that wait for a lock. */
   #changed = new AbortController();
 
-  constructor(options: { store: Store; agents: Agents; orphans: Orphans; clock: Clock }) {
+  /** Nothing is granted before `openAtMs`: until then hosts report to a store that began empty. */
+  constructor(options: { store: Store; agents: Agents; orphans: Orphans; clock: Clock; openAtMs: number }) {
     this.#store = options.store;
     this.#agents = options.agents;
     this.#orphans = options.orphans;
     this.#clock = options.clock;
+    this.#openAtMs = options.openAtMs;
   }
 
   /** Resolves once the lock is held and all hosts have promised. Repeating it is harmless. */
@@ -59,6 +62,7 @@ export class NetworkLocks {
     const { network, holder, term } = seeker;
     const silentSinceMs = new Map<string, number>();
     let fenceAbove = 0n;
+    await this.#untilOpen(seeker, signal);
     for (;;) {
       const changed = this.#changed.signal;
       const answer = await this.#store.acquireLock({ ...seeker, migrationId: holder, fenceAbove });
@@ -99,6 +103,16 @@ export class NetworkLocks {
       }
       await this.#pause(signal, changed);
     }
+  }
+
+  async #untilOpen(seeker: LockSeeker, signal: AbortSignal): Promise<void> {
+    const leftMs = this.#openAtMs - this.#clock.nowMs();
+    if (leftMs <= 0) return;
+    await seeker.waits(
+      'all hosts to report: this store began empty, and a host that it does not know yet may hold a permit',
+    );
+    await pause(this.#clock, leftMs, signal);
+    signal.throwIfAborted();
   }
 
   /** Hosts of the network, with source and destination, in the order of host numbers. */

@@ -1,5 +1,6 @@
 import type { Handover } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import type { Clock } from '../../shared/clock.ts';
 import { toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
 import { type Agents, isSilence } from '../agents.ts';
@@ -13,14 +14,26 @@ type Standing = 'active' | 'over' | 'handed-over' | 'up-here' | 'silent';
 export class Orphans {
   readonly #store: Store;
   readonly #agents: Agents;
+  readonly #clock: Clock;
   readonly #term: bigint;
   readonly #log: Logger;
+  readonly #openAtMs: number;
 
-  constructor(options: { store: Store; agents: Agents; term: bigint; log: Logger }) {
+  /** Permits of unknown migrations stay until `openAtMs`: until then hosts report to a store that began empty. */
+  constructor(options: {
+    store: Store;
+    agents: Agents;
+    clock: Clock;
+    term: bigint;
+    log: Logger;
+    openAtMs: number;
+  }) {
     this.#store = options.store;
     this.#agents = options.agents;
+    this.#clock = options.clock;
     this.#term = options.term;
     this.#log = options.log;
+    this.#openAtMs = options.openAtMs;
   }
 
   /** Releases a lock, and its permits, if its migration has ended or is unknown and both its hosts say so. */
@@ -37,6 +50,7 @@ export class Orphans {
 
   /** Releases the permits of one host that are nobody's any more. */
   async releasePermits(host: string, signal?: AbortSignal): Promise<void> {
+    if (this.#clock.nowMs() < this.#openAtMs) return;
     for (const permit of await permitsOf(this.#agents, host, signal)) {
       if (await this.#isWanted(permit.migrationId)) continue;
       if ((await this.#store.lock(permit.network))?.migrationId === permit.migrationId) continue;

@@ -18,6 +18,9 @@ import { FakeWorld } from './fake-agent.ts';
 
 const defaults = { heartbeatIntervalMs: 2000, startDeadlineMs: 5000, concurrentMax: 64 };
 
+/** Longer than an empty store waits for its hosts to report. */
+const reportMs = 10_000;
+
 /** A coordinator over fake hosts, a clock that a test moves, and a store file that outlives restarts. */
 export class Harness {
   readonly world = new FakeWorld();
@@ -37,10 +40,11 @@ export class Harness {
     return this.#store!;
   }
 
-  /** Starts a coordinator on the store file. */
-  async start(): Promise<void> {
+  /** Starts a coordinator on the store file; on an empty one, past the time in which hosts report (unless `early`). */
+  async start({ early = false } = {}): Promise<void> {
     const store = new SqliteStore({ path: join(this.directory, 'coordinator.db'), random: this.random });
     this.#store = store;
+    const isEmpty = (await store.hosts()).length === 0;
     const { clock, random, world: clients } = this;
     const config = this.#config;
     this.#coordinator = await Coordinator.create({ config, store, clients, clock, random, log: silentLog });
@@ -59,6 +63,10 @@ export class Harness {
       },
     });
     await this.beat();
+    if (isEmpty && !early) {
+      this.clock.advance(reportMs);
+      await this.beat();
+    }
     await this.#coordinator.start();
   }
 
