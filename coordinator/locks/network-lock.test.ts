@@ -209,3 +209,23 @@ test('a store that begins empty grants nothing, and frees no permit, before its 
   expect(harness.world.log.some((line) => line.endsWith('grantPermit') || line.endsWith('releasePermit'))).toBe(false);
   expect(await harness.ended(id)).toMatchObject({ state: MigrationState.MOVED });
 });
+
+test('a waiter reminds both its hosts, so that neither takes it for forgotten', async () => {
+  await using harness = await network();
+  const hanging = harness.hangAt('h2', 'copy', 'before');
+  await harness.migrate(first, 'h2');
+  await hanging;
+  const waiter = await harness.migrate(second, 'h3');
+  const prepared = () => harness.world.log.filter((line) => line.includes('h3') && line.endsWith('prepare')).length;
+  await harness.until(async () => (prepared() >= 3 ? true : undefined));
+  expect(await harness.migration(waiter)).toMatchObject({ step: MigrationStep.LOCK, state: MigrationState.RUNNING });
+});
+
+test('a start deadline that a Machine without checks can never meet is refused', async () => {
+  await using harness = await network();
+  const wish = { machineId: first, destination: 'h2', startDeadline: { seconds: 5n } };
+  expect(await refusal(harness.migrations.migrateMachine(wish))).toMatchObject({
+    reason: 'invalid_argument',
+    field: 'start_deadline',
+  });
+});

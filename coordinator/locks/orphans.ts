@@ -85,6 +85,12 @@ export class Orphans {
     return handover === undefined ? 'silent' : standingOf(handover);
   }
 
+  /** Nothing is held for a Machine that was only offered, and no store knows who offered it: the ID is burnt. */
+  async #endOffered(host: string, handover: Handover): Promise<Standing> {
+    const { migrationId, machineId, step } = handover;
+    return step === 'offered' ? this.#burn({ migrationId, machineId, source: host }) : standingOf(handover);
+  }
+
   /** "Never heard of it" stays true only once the ID is burnt. */
   async #burn(lock: Pick<LockRow, 'migrationId' | 'machineId' | 'source'>): Promise<Standing> {
     try {
@@ -111,7 +117,7 @@ export class Orphans {
     for (const host of await this.#store.hosts()) {
       const handover = await this.#ask(host.id, migrationId);
       if (handover === undefined) return false;
-      if (handover.role === 'source') source = standingOf(handover);
+      if (handover.role === 'source') source = await this.#endOffered(host.id, handover);
       if (handover.role === 'destination') destination = standingOf(handover);
     }
     return source === 'over' || (source === 'handed-over' && destination === 'up-here');

@@ -98,7 +98,35 @@ async function prepare(journey: Journey, { signal }: Pulse): Promise<string> {
   return volumeBytes === 0n ? `${destination} can run it` : `${destination} can run it; room reserved as ${volumeId}`;
 }
 
-async function lock(journey: Journey, { signal }: Pulse): Promise<string> {
+async function lock(journey: Journey, pulse: Pulse): Promise<string> {
+  return whilePrepared(journey, pulse, (signal) => acquire(journey, signal));
+}
+
+/** Both sides end by themselves what nobody drives, so a migration that waits in line reminds them. */
+async function whilePrepared<T>(journey: Journey, pulse: Pulse, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const { clock } = journey.parts;
+  const over = new AbortController();
+  const signal = AbortSignal.any([pulse.signal, over.signal]);
+  const remind = async () => {
+    for (;;) {
+      await clock.sleep(remindMs, signal);
+      await prepare(journey, { ...pulse, signal }).catch((thrown: unknown) => {
+        const error = toFerryError(thrown);
+        // A host that is silent now may answer before the line has moved on; a refusal is the end.
+        if (!signal.aborted && error.disposition !== 'retry') over.abort(error);
+      });
+    }
+  };
+  const reminding = remind().catch(() => {});
+  try {
+    return await work(signal);
+  } finally {
+    over.abort();
+    await reminding;
+  }
+}
+
+async function acquire(journey: Journey, signal: AbortSignal): Promise<string> {
   const { migration, plan, parts, id } = journey;
   const { network, machineId, source, destination } = migration;
   const granted = await parts.locks.acquire(

@@ -1,7 +1,7 @@
 import { HostStatus } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState, type MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
-import { FerryError } from '../../shared/error.ts';
+import { FerryError, invalidArgument } from '../../shared/error.ts';
 import { newMigrationId } from '../../shared/ids.ts';
 import type { Random } from '../../shared/random.ts';
 import { chooseHost, needOf, requireHost } from '../placement.ts';
@@ -35,6 +35,9 @@ export interface PlannerOptions {
   readonly term: bigint;
 }
 
+/** A Machine without checks is healthy when it has run for so long. */
+const uncheckedHealthyMs = 5_000;
+
 /** Turns a wish into a claimed migration; whatever can be refused is refused here, before anything is done. */
 export class Planner {
   readonly #options: PlannerOptions;
@@ -51,6 +54,14 @@ export class Planner {
     const { store, book, roster, driver, clock, random, term } = this.#options;
     const { machineId } = wish;
     const { hostId: source, network, machine } = await roster.placement(machineId);
+    const hasChecks = Object.keys(machine.config?.checks ?? {}).length > 0;
+    if (!hasChecks && wish.startDeadlineMs <= uncheckedHealthyMs) {
+      throw invalidArgument(
+        'start_deadline',
+        `is ${wish.startDeadlineMs / 1000} s, and a Machine without checks counts as healthy after 5 s`,
+        'more than 5 s',
+      );
+    }
     const need = { ...needOf(machine.config), region: '', not: new Map([[source, 'the Machine is there already']]) };
     if (wish.destination === source) {
       throw new FerryError('same_host', `Machine ${machineId} is on ${source} already`, {

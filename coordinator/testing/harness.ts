@@ -16,7 +16,7 @@ import { SqliteStore } from '../store/sqlite.ts';
 import type { Store } from '../store/store.ts';
 import { FakeWorld } from './fake-agent.ts';
 
-const defaults = { heartbeatIntervalMs: 2000, startDeadlineMs: 5000, concurrentMax: 64 };
+const defaults = { heartbeatIntervalMs: 2000, startDeadlineMs: 6000, concurrentMax: 64 };
 
 /** Longer than an empty store waits for its hosts to report. */
 const reportMs = 10_000;
