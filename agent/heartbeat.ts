@@ -24,8 +24,8 @@ export interface HeartbeatOptions {
   readonly log: Logger;
   /** The report as of now, without what the journal knows. */
   readonly report: () => Promise<Omit<HeartbeatRequest, '$typeName' | 'journalCounter' | 'journalId' | 'hostNumber'>>;
-  /** The coordinator remembers a newer journal. */
-  readonly onWentBack: () => void;
+  /** Whether the coordinator remembers a newer journal, at each answer. */
+  readonly onJournal: (wentBack: boolean) => void;
 }
 
 /** Reports to the first coordinator that answers, and remembers what it says. */
@@ -40,7 +40,7 @@ export class Heartbeat {
 
   /** One report; null when no coordinator answers. */
   async beat(): Promise<HeartbeatResponse | null> {
-    const { coordinators, pool, journal, report, log, onWentBack } = this.#options;
+    const { coordinators, pool, journal, report, log, onJournal } = this.#options;
     const request = create(HeartbeatRequestSchema, {
       ...(await report()),
       journalCounter: BigInt(journal.counter),
@@ -51,8 +51,8 @@ export class Heartbeat {
       const address = coordinators[this.#next % coordinators.length]!;
       try {
         const response = await pool.client(HostService, address).heartbeat(request, { timeoutMs: callMs });
-        if (response.journalWentBack) onWentBack();
-        else this.#remember(response);
+        onJournal(response.journalWentBack);
+        if (!response.journalWentBack) this.#remember(response);
         return response;
       } catch (error) {
         const known = toFerryError(error);

@@ -183,10 +183,11 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
         ...(capacity === undefined ? {} : { capacity }),
       };
     },
-    onWentBack: () => {
-      if (!handovers.journalWentBack)
-        log.error('the coordinator remembers a newer journal: nothing is started or signed here');
-      handovers.journalWentBack = true;
+    onJournal: (wentBack) => {
+      if (wentBack === handovers.isBehindCoordinator) return;
+      handovers.isBehindCoordinator = wentBack;
+      if (wentBack) log.error('the coordinator remembers a newer journal: nothing is started or signed here');
+      else void machines.boot().catch((error) => log.error({ err: error }, 'taking up the Machines again'));
     },
   });
   const routes = new AgentRoutes({

@@ -74,8 +74,10 @@ export class Handovers {
   readonly #log: Logger;
   readonly #signal: AbortSignal;
   #effects: Effects | null = null;
-  /** Set when the coordinator or a marker remembers a newer journal: nothing is promised, signed or started. */
-  journalWentBack = false;
+  /** The coordinator remembers a newer journal than this one. */
+  isBehindCoordinator = false;
+  /** A marker is ahead of this journal; only a newer journal, at a new start, mends that. */
+  #isBehindMarkers = false;
   readonly #turns = new Map<string, Promise<void>>();
   readonly #tasks = new Map<string, Promise<void>>();
   readonly #failures = new Map<string, FerryError>();
@@ -98,6 +100,11 @@ export class Handovers {
     this.#signal = options.signal;
   }
 
+  /** The journal was put back to an older copy: nothing is promised, signed or started. */
+  get journalWentBack(): boolean {
+    return this.isBehindCoordinator || this.#isBehindMarkers;
+  }
+
   /** Gives the hands that do what the transitions ask for; once, before anything else. */
   connect(effects: Effects): void {
     this.#effects = effects;
@@ -111,7 +118,7 @@ export class Handovers {
       if (agreement.kind === 'finish') {
         await this.#effects!.mark(machineId, agreement.marker, machine?.volumeId || null);
       } else if (agreement.kind === 'journal-behind') {
-        this.journalWentBack = true;
+        this.#isBehindMarkers = true;
         this.#log.error({ machine: machineId }, agreement.reason);
       }
     }

@@ -124,7 +124,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   };
 
   prepare: ServiceImpl<typeof HandoverService>['prepare'] = async (request) => {
-    const { handovers, host, random, machines, seals, volumes, peers, journal } = this.#options;
+    const { handovers, host, random, machines, seals, volumes, peers, journal, transfer } = this.#options;
     const { migrationId, term, lockHolder } = readHeader(request.header);
     const { record } = request;
     if (record === undefined) throw invalidArgument('record', 'is missing', 'the record of the offer');
@@ -184,7 +184,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     handovers.driven(migrationId);
     const row = handovers.row(migrationId)!;
     if (row.detail.peer.publicKey === null) {
-      const publicKey = await peers.pair(row.detail.peer, migrationId, volumeId);
+      const publicKey = await peers.pair(row.detail.peer, migrationId, volumeId, transfer.fingerprint !== '');
       handovers.note(migrationId, {
         peer: { ...row.detail.peer, publicKey: Buffer.from(publicKey).toString('base64') },
       });

@@ -50,6 +50,14 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
     if (machine?.placement.kind !== 'owner')
       throw new FerryError('not_owner', `host ${host} does not own Machine ${offer.machineId}`);
     const volume = machine.volumeId === '' ? null : await this.#options.volumes.inspect(machine.volumeId);
+    if (volume !== null && request.tls !== this.#options.stream.tls) {
+      const has = (tls: boolean) => (tls ? 'has certificates' : 'has none');
+      throw new FerryError(
+        'unsupported',
+        `host ${host} ${has(this.#options.stream.tls)} for volume streams, host ${request.hostId} ${has(request.tls)}`,
+        { nextAction: 'Start both agents with --tls-cert, --tls-key and --tls-ca, or neither.' },
+      );
+    }
     const { network } = machine.record;
     const epoch = machine.placement.epoch + 1;
     const subject = {

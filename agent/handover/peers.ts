@@ -28,9 +28,9 @@ export class Peers {
   }
 
   /** Shows our key and the prepared copy to the source; answers the source's key. */
-  async pair(peer: HandoverDetail['peer'], migrationId: string, volumeId: string): Promise<Uint8Array> {
+  async pair(peer: HandoverDetail['peer'], migrationId: string, volumeId: string, tls: boolean): Promise<Uint8Array> {
     const { host, key } = this.#options;
-    const request = { migrationId, hostId: host, publicKey: key.publicKey, volumeId };
+    const request = { migrationId, hostId: host, publicKey: key.publicKey, volumeId, tls };
     const response = await this.#call(peer, (client) => client.pair(request, { timeoutMs: callMs }));
     if (response.hostId !== peer.hostId) {
       throw new FerryError('wrong_statement', `${peer.address} says that it is ${response.hostId}, not ${peer.hostId}`);
