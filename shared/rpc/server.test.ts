@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { createClient } from '@connectrpc/connect';
 import { createGrpcTransport } from '@connectrpc/connect-node';
 import { afterEach, expect, test } from 'vitest';
@@ -84,4 +86,16 @@ test('reflection lists services and gives the file of a symbol with its dependen
   });
   expect(answers[1]).toMatchObject({ case: 'fileDescriptorResponse' });
   expect(answers[2]).toMatchObject({ case: 'errorResponse' });
+});
+
+test('a peer that never hangs up does not keep the server from closing', async () => {
+  const address = await startServer();
+  const socket = connect({ host: '127.0.0.1', port: Number(address.split(':')[1]), allowHalfOpen: true });
+  // The preface of HTTP/2 and empty settings; the server's own settings are the sign that the session is there.
+  socket.write(
+    Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0])]),
+  );
+  await once(socket, 'readable');
+  await servers[0]?.close();
+  socket.destroy();
 });

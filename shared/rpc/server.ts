@@ -1,5 +1,5 @@
 import { createServer, type Http2Server, type ServerHttp2Session } from 'node:http2';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { setImmediate } from 'node:timers/promises';
 import type { ConnectRouter, Interceptor } from '@connectrpc/connect';
 import { connectNodeAdapter } from '@connectrpc/connect-node';
@@ -13,6 +13,8 @@ export const messageBytesMax = 4 * 1024 * 1024;
 /** Longest call, in milliseconds: a stop (300 s) and some room. Watches end then too; clients call again. */
 const callMsMax = 3_600_000;
 const streamsMax = 256;
+/** Time that calls have to hear the end of the daemon, in milliseconds. */
+const closeGraceMs = 500;
 
 /** How a server is made. */
 export interface RpcServerOptions {
@@ -61,6 +63,7 @@ export class RpcServer {
   readonly #options: RpcServerOptions;
   readonly #server: Http2Server;
   readonly #sessions = new Set<ServerHttp2Session>();
+  readonly #sockets = new Set<Socket>();
   /** Health says NOT_SERVING from here on; calls go on. */
   readonly #draining = new AbortController();
   /** Calls end. */
@@ -91,6 +94,10 @@ export class RpcServer {
       shutdownSignal: this.#shutdown.signal,
     });
     this.#server = createServer({ settings: { maxConcurrentStreams: streamsMax } }, handler);
+    this.#server.on('connection', (socket: Socket) => {
+      this.#sockets.add(socket);
+      socket.once('close', () => this.#sockets.delete(socket));
+    });
     this.#server.on('session', (session) => {
       this.#sessions.add(session);
       session.once('close', () => this.#sessions.delete(session));
@@ -128,8 +135,9 @@ export class RpcServer {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     for (const session of this.#sessions) session.close();
     const grace = setTimeout(() => {
-      for (const session of this.#sessions) session.destroy();
-    }, 500);
+      // A session that is closing waits for its peer to hang up, and a peer that does not read never does.
+      for (const socket of this.#sockets) socket.destroy();
+    }, closeGraceMs);
     await closed;
     clearTimeout(grace);
   }
