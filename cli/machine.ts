@@ -282,10 +282,12 @@ async function migrate(id: string, options: MigrateOptions, session: Session): P
     startDeadline: durationFromMs(parseDurationMs(options.startDeadline ?? '60s', '--start-deadline')),
     overrideHosts: options.overrideHost,
   };
+  // From here on: ctrl-C while the migration is being claimed must not leave one behind that nobody was told of.
+  const interrupted = options.detach ? undefined : session.terminal.interrupted();
   const response = await session.call((call) => session.client(MigrationService).migrateMachine(request, call));
   const { migration } = response;
   if (migration === undefined) throw new FerryError('internal', 'the coordinator answered without the migration');
-  if (!options.detach) return watchMigration(session, migration.id);
+  if (!options.detach) return watchMigration(session, migration.id, interrupted);
   if (session.json) session.terminal.out(jsonDocument(MigrateMachineResponseSchema, response));
   session.line(`Migration ${migration.id} is on its way from ${migration.source} to ${migration.destination}.`);
   session.line(`  follow it: ferry migration watch ${migration.id}`);

@@ -85,10 +85,11 @@ export function registerMigration(program: Command, terminal: Terminal, outcome:
     .action(async (id: string, options: CommonOptions & { detach?: boolean }) => {
       const session = new Session(terminal, options);
       const request = { migrationId: migrationId(id) };
+      const interrupted = options.detach ? undefined : terminal.interrupted();
       const response = await session.call((call) => session.client(MigrationService).retryMigration(request, call));
       const next = present(response.migration);
       if (!options.detach) {
-        outcome.exitCode = await watchMigration(session, next.id);
+        outcome.exitCode = await watchMigration(session, next.id, interrupted);
         return;
       }
       if (session.json) terminal.out(jsonDocument(RetryMigrationResponseSchema, response));

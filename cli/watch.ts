@@ -20,10 +20,13 @@ const retryMs = 500;
  * Follows a migration to its end (settled, moved back or parked) and answers the exit code. A coordinator that goes away
  * meanwhile is waited for. ctrl-C ends the watch, not the migration.
  */
-export async function watchMigration(session: Session, migrationId: string): Promise<number> {
+export async function watchMigration(
+  session: Session,
+  migrationId: string,
+  interrupted = session.terminal.interrupted(),
+): Promise<number> {
   const { terminal } = session;
   const client = session.client(MigrationService);
-  const interrupted = terminal.interrupted();
   const view = new MigrationView(terminal);
   let latest: Migration | undefined;
   let awaySinceMs: number | undefined;
