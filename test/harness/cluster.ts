@@ -161,15 +161,15 @@ export class TestCluster implements AsyncDisposable {
     closeSync(log);
   }
 
-  /** Ends a daemon by a signal; resolves when it is gone. */
-  async kill(name: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+  /** Ends a daemon by a signal; resolves with its exit code when it is gone, null if the signal ended it. */
+  async kill(name: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<number | null> {
     const daemon = this.#daemons.get(name)!;
     const { child } = daemon;
     daemon.child = null;
-    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
-    const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return child?.exitCode ?? null;
+    const exited = new Promise<number | null>((resolve) => child.once('exit', resolve));
     child.kill(signal);
-    await exited;
+    return exited;
   }
 
   /** Resolves once every host's heartbeats arrive. */
