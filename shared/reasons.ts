@@ -46,7 +46,7 @@ export const reasons = {
     Code.NotFound,
     'abort',
     'no Machine ever belonged to the network',
-    'Look the name up with "ferry lock list".',
+    'Look the name up with "ferry machine list --json".',
   ),
   unknown_migration: info(
     Code.NotFound,
