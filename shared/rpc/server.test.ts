@@ -42,7 +42,7 @@ test('calls pass, and errors arrive typed', async () => {
     (thrown: unknown) => toFerryError(thrown),
   );
   expect(error).toMatchObject({ reason: 'unknown_network', field: 'network', facts: { network: 'beta' } });
-  expect(error?.nextAction).toContain('ferry lock list');
+  expect(error?.nextAction).toContain('ferry machine list');
 });
 
 test('a server that is not there is unreachable', async () => {
