@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Terminal } from '../../cli/context.ts';
 import { runCli } from '../../cli/program.ts';
-import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { type Machine, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { systemClock } from '../../shared/clock.ts';
 import { badIds } from '../harness/attack.ts';
 import { TestCluster } from '../harness/cluster.ts';
@@ -64,6 +64,11 @@ beforeAll(async () => {
     { ...sleeper, mounts: [{ path: '/data', sizeGb: 1, name: 'data' }] },
     { host: 'host-a', app: 'kept', network: 'kept' },
   );
+  // The list shows what the last heartbeats told.
+  await cluster.until('the list shows both started', async () => {
+    const { machines } = await cluster.machines.listMachines({});
+    return machines.length === 2 && machines.every(({ state }) => state === MachineState.STARTED);
+  });
   const files: Record<string, string> = {
     'good.json': JSON.stringify(sleeper),
     'torn.json': '{"init":',
