@@ -212,13 +212,13 @@ describe('survivors', () => {
     // Its parent ends, so that it is not the agent's own child.
     const parent = spawn(
       '/bin/sh',
-      ['-c', 'setsid sleep 1000 <"$1" >/dev/null & echo $!', 'sh', join(directory, 'other-name')],
+      // It tells its PID once it has the file open.
+      ['-c', 'setsid sh -c "echo \\$\\$; exec sleep 1000 >/dev/null" <"$1" &', 'sh', join(directory, 'other-name')],
       {
         stdio: ['ignore', 'pipe', 'ignore'],
       },
     );
-    const [line] = await once(parent.stdout!, 'data');
-    await once(parent, 'exit');
+    const [[line]] = await Promise.all([once(parent.stdout!, 'data'), once(parent, 'exit')]);
     const pid = Number(line);
     expect(await runtime.survivors(machineId, [volume])).toMatchObject([{ pid, why: 'open-file' }]);
     await runtime.kill(machineId, [volume]);
