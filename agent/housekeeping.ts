@@ -1,9 +1,9 @@
 import type { Clock } from '../shared/clock.ts';
-import { toFerryError } from '../shared/error.ts';
 import type { Logger } from '../shared/log.ts';
 import type { Handovers } from './handover/handovers.ts';
 import { mayDelete } from './handover/source.ts';
 import type { Journal } from './journal.ts';
+import { ferryErrorOf } from './volumes/ferry-error.ts';
 import type { VolumeStore } from './volumes/store.ts';
 
 const everyMs = 1000;
@@ -13,6 +13,7 @@ export interface HousekeepingOptions {
   readonly journal: Journal;
   readonly handovers: Handovers;
   readonly volumes: VolumeStore;
+  readonly machines: { forgetDestroyed(): Promise<void> };
   readonly clock: Clock;
   readonly log: Logger;
   readonly driverSilenceMs: number;
@@ -27,8 +28,9 @@ export async function keepHouse(options: HousekeepingOptions, signal: AbortSigna
     try {
       await endUndriven(options);
       await deleteKept(options);
+      await options.machines.forgetDestroyed();
     } catch (error) {
-      const known = toFerryError(error);
+      const known = ferryErrorOf(error);
       log.warn({ reason: known.reason }, `housekeeping: ${known.message}`);
     }
     await clock.sleep(everyMs, signal).catch(() => {});
@@ -71,8 +73,16 @@ async function deleteKept({
     const row = handovers.row(volume.kept.migrationId);
     if (row?.role !== 'source') continue;
     if (!mayDelete(row.state, volume.kept.sinceMs, clock.nowMs(), retentionMs).ok) continue;
-    await volumes.destroy(volume.id);
-    journal.write(() => journal.removeVolume(volume.id));
-    log.info({ volume: volume.id, migration: row.migrationId }, 'kept copy deleted after its retention time');
+    try {
+      await volumes.destroy(volume.id);
+      journal.write(() => journal.removeVolume(volume.id));
+      log.info({ volume: volume.id, migration: row.migrationId }, 'kept copy deleted after its retention time');
+    } catch (error) {
+      // One that somebody holds must not keep the others.
+      log.warn(
+        { volume: volume.id, reason: ferryErrorOf(error).reason },
+        `not deleted yet: ${ferryErrorOf(error).message}`,
+      );
+    }
   }
 }

@@ -53,13 +53,17 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     const parts = await build(config, journal, log, over);
     const { handovers, machines, stream, server, heartbeat, volumes } = parts;
     await stream.listen(config.streamListen, config.nbdListen);
+    await handovers.recover();
     const address = await server.listen();
     parts.address.value = address;
-    await handovers.recover();
     // The coordinator may know that this journal went back; without a coordinator the markers alone decide.
     await heartbeat.beat();
-    await machines.boot();
-    const work = [heartbeat.run(over), keepHouse({ journal, handovers, volumes, clock, log, ...config }, over)];
+    await machines.boot(handovers.starting());
+    parts.ready();
+    const work = [
+      heartbeat.run(over),
+      keepHouse({ journal, handovers, volumes, machines, clock, log, ...config }, over),
+    ];
     log.info({ address, stream: stream.streamPort, nbd: stream.toolsPort, capabilities: parts.capabilities }, 'ready');
     process.stdout.write(`agent ${host} ready on ${address}\n`);
     await new Promise<void>((resolve) => over.addEventListener('abort', () => resolve(), { once: true }));
@@ -204,7 +208,10 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     describeHost,
     changed: () => heartbeat.soon(),
   });
+  // Orders wait until the agent knows what it has: a promise given before could be one that it gave to another.
+  const booted = Promise.withResolvers<void>();
   const server = new RpcServer({
+    ready: booted.promise,
     host: config.listen.host,
     port: config.listen.port,
     log,
@@ -214,7 +221,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
       router.service(PeerService, peerRoutes);
     },
   });
-  return { volumes, handovers, machines, stream, heartbeat, server, address, capabilities };
+  return { volumes, handovers, machines, stream, heartbeat, server, address, capabilities, ready: booted.resolve };
 }
 
 /** Tries what this host can do. On a full disk nothing can be tried: what was found last counts. */

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { closeSync, fstatSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -39,15 +40,20 @@ interface Daemon {
   readonly exited: Promise<void>;
 }
 
+/** Below the ports that the system gives to whoever asks for any, so that nobody takes one between here and its use. */
+const lowestPort = 15_000;
+const highestPort = 32_000;
+
 /** A port of 127.0.0.1 that nobody listens on: `wanted` if it is free, else any. */
 export async function freePort(wanted = 0): Promise<number> {
+  const candidate = wanted === 0 ? randomInt(lowestPort, highestPort) : wanted;
   const server = createServer();
-  const port = await new Promise<number | undefined>((resolve) => {
-    server.once('error', () => resolve(undefined));
-    server.listen(wanted, '127.0.0.1', () => resolve((server.address() as { port: number }).port));
+  const isFree = await new Promise<boolean>((resolve) => {
+    server.once('error', () => resolve(false));
+    server.listen(candidate, '127.0.0.1', () => resolve(true));
   });
   await new Promise<void>((resolve) => server.close(() => resolve()));
-  return port ?? freePort();
+  return isFree ? candidate : freePort();
 }
 
 /** A coordinator and agents, each a process of its own, on loopback. */

@@ -289,7 +289,7 @@ export class HandoverEffects implements Effects {
 
   /** The Machine comes back here after it was held. */
   async #startAgain(row: SourceRow): Promise<void> {
-    const { handovers, machines, exports, disconnect, signal, startDeadlineMs } = this.#options;
+    const { handovers, machines, exports, disconnect, signal, startDeadlineMs, clock } = this.#options;
     const { migrationId, machineId } = row;
     if (handovers.ownsNow(row)) {
       await disconnect(exports.end(migrationId));
@@ -297,10 +297,12 @@ export class HandoverEffects implements Effects {
       // A program that the signal may have reached is waited for first: adopting it would adopt a dying one.
       const { signalSentAtMs, stoppedAtMs } = this.#current(row).detail;
       if (signalSentAtMs !== undefined && stoppedAtMs === undefined && handovers.heldBy(machineId) === null) {
+        await machines.hold(machineId, migrationId);
         await machines.stop(machineId, { signalSentAtMs, onSignalSent: async () => {} }, signal).catch((error) => {
           // Its processes are gone; who else holds the volume does not keep it from starting here.
           if (toFerryError(error).reason !== 'volume_busy') throw error;
         });
+        handovers.note(migrationId, { stoppedAtMs: clock.nowMs() });
       }
       await machines.resume(machineId);
       await machines.untilUp(machineId, startDeadlineMs, signal);

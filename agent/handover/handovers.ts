@@ -113,14 +113,16 @@ export class Handovers {
   /** Finishes markers that a crash left behind their placement, then takes up what is pending in each row. */
   async recover(): Promise<void> {
     for (const machineId of new Set([...this.#seals.machineIds(), ...this.#journal.machines().map(({ id }) => id)])) {
-      const { placement, seal, machine } = this.placement(machineId);
+      const { placement, seal } = this.placement(machineId);
       const agreement = reconcile(placement, seal);
-      if (agreement.kind === 'finish') {
-        await this.#effects!.mark(machineId, agreement.marker, machine?.volumeId || null);
-      } else if (agreement.kind === 'journal-behind') {
+      if (agreement.kind === 'journal-behind') {
         this.#isBehindMarkers = true;
         this.#log.error({ machine: machineId }, agreement.reason);
-      }
+        // A disk that refuses one marker must not keep the agent from its other Machines; the boot rule keeps this one down.
+      } else
+        await this.#finishMark(machineId).catch((error) =>
+          this.#log.error({ err: error, machine: machineId }, 'marker'),
+        );
     }
     const open = this.#journal.openHandovers();
     const filling = open.flatMap(({ role, state }) =>
@@ -128,8 +130,15 @@ export class Handovers {
         ? [state.subject.volumeId]
         : [],
     );
-    await this.#effects!.removeStrays(new Set(filling));
-    for (const row of open) this.#take(row);
+    const wanted = new Set(filling);
+    await this.#effects!.removeStrays(wanted).catch((error) => this.#log.error({ err: error }, 'stray copies'));
+    for (const row of open) void this.#takeUp(row.migrationId);
+  }
+
+  /** Machines that a hand-over starts here by itself. */
+  starting(): Set<string> {
+    const rows = this.#journal.openHandovers().filter((row) => this.ownsNow(row) && this.standing(row) === 'active');
+    return new Set(rows.map((row) => row.machineId));
   }
 
   /** The row of a migration, or undefined. */
@@ -264,8 +273,8 @@ export class Handovers {
   /** The migration that holds a Machine stopped at this source, or null. */
   heldBy(machineId: string): string | null {
     const holding = this.#journal
-      .handoversOf(machineId)
-      .find((row) => row.role === 'source' && holdsMachine(row.state));
+      .openHandovers()
+      .find((row) => row.machineId === machineId && row.role === 'source' && holdsMachine(row.state));
     return holding?.migrationId ?? null;
   }
 
@@ -372,7 +381,7 @@ export class Handovers {
     const mine = before.catch(() => {}).then(() => this.#performInTurn(row, effects));
     this.#turns.set(row.machineId, mine);
     mine
-      .catch(() => {})
+      .catch(() => void this.#takeUp(row.migrationId))
       .finally(() => {
         if (this.#turns.get(row.machineId) === mine) this.#turns.delete(row.machineId);
       });
@@ -402,10 +411,20 @@ export class Handovers {
     }
   }
 
-  #take(row: HandoverRow): void {
-    const pending = row.role === 'source' ? pendingSource(row.state) : pendingDestination(row.state);
-    if (pending.length > 0)
-      void this.#perform(row, pending).catch((error) => this.#log.error({ err: error }, 'recovery'));
+  /** Takes up what is pending in a row, told from the journal alone: after a start, and after a marker that failed. */
+  #takeUp(migrationId: string): Promise<void> {
+    return this.task(`${migrationId} take up`, migrationId, async () => {
+      const row = this.#journal.handover(migrationId);
+      if (row === undefined) return;
+      await this.#finishMark(row.machineId);
+      await this.#performInTurn(row, row.role === 'source' ? pendingSource(row.state) : pendingDestination(row.state));
+    });
+  }
+
+  async #finishMark(machineId: string): Promise<void> {
+    const { placement, seal, machine } = this.placement(machineId);
+    const agreement = reconcile(placement, seal);
+    if (agreement.kind === 'finish') await this.#effects!.mark(machineId, agreement.marker, machine?.volumeId || null);
   }
 
   async #repeat(key: string, migrationId: string, work: () => Promise<void>): Promise<void> {

@@ -233,7 +233,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     const waitMs = readWaitMs(request.wait);
     const row = await handovers.source(migrationId, { type: 'stop', term, fence });
     handovers.driven(migrationId);
-    const stuck = () => handovers.failure(migrationId)?.disposition === 'abort';
+    const stuck = () => (handovers.failure(migrationId)?.disposition ?? 'retry') !== 'retry';
     const stopped = () => handovers.row(migrationId)?.state.step !== 'stopping';
     if (row.state.step === 'stopping') {
       await handovers.until(migrationId, () => stopped() || stuck(), waitMs, context.signal);

@@ -75,6 +75,9 @@ export interface MachinesOptions {
 export class Machines implements MovableMachines {
   readonly #options: MachinesOptions;
   readonly #supervisors = new Map<string, Supervisor>();
+  /** Those on their way, so that two who ask at once get one. */
+  readonly #opening = new Map<string, Promise<Supervisor>>();
+  readonly #creating = new Map<string, Promise<Machine>>();
   /** Why a Machine is not supervised although its row is here, in words. */
   readonly #refusals = new Map<string, string>();
 
@@ -82,10 +85,18 @@ export class Machines implements MovableMachines {
     this.#options = options;
   }
 
-  /** Takes up every Machine that this host owns. */
-  async boot(): Promise<void> {
-    for (const row of this.#options.journal.machines()) {
-      if (row.placement.kind === 'owner') await this.resume(row.id);
+  /** Takes up every Machine that this host owns, but for those that a hand-over takes up itself. */
+  async boot(others: ReadonlySet<string> = new Set()): Promise<void> {
+    const { journal, log } = this.#options;
+    for (const { id, placement, runtime } of journal.machines()) {
+      if (placement.kind !== 'owner' || others.has(id)) continue;
+      const isDestroyed = runtime.status.state === 'destroyed';
+      // One Machine that cannot be taken up must not keep the others down.
+      await (isDestroyed ? this.#forgetDestroyed(id) : this.resume(id)).catch((error) => {
+        const { message, reason } = ferryErrorOf(error);
+        this.#refusals.set(id, message);
+        log.error({ machine: id, reason }, `not taken up: ${message}`);
+      });
     }
   }
 
@@ -94,11 +105,19 @@ export class Machines implements MovableMachines {
     await Promise.all([...this.#supervisors.values()].map((supervisor) => supervisor.close()));
   }
 
-  /** Creates a Machine, with its volume if it wants one. Repeating is harmless. */
-  async create(wish: NewMachine): Promise<Machine> {
+  /** Creates a Machine, with its volume if it wants one. Repeating is harmless, also before the first has ended. */
+  create(wish: NewMachine): Promise<Machine> {
+    const { machineId } = wish;
+    const creating =
+      this.#creating.get(machineId) ?? this.#create(wish).finally(() => this.#creating.delete(machineId));
+    this.#creating.set(machineId, creating);
+    return creating;
+  }
+
+  async #create(wish: NewMachine): Promise<Machine> {
     const { journal, clock, random, volumes, host } = this.#options;
     if (journal.machine(wish.machineId) !== undefined) return this.get(wish.machineId);
-    if (journal.machines().length >= machinesMax)
+    if (this.list().length >= machinesMax)
       throw new FerryError('overloaded', `host ${host} has ${machinesMax} Machines`);
     const config = structuredClone(wish.config);
     await this.canTake(create(MachineRecordSchema, { ...wish, config, volumeSizeBytes: 0n }));
@@ -217,6 +236,12 @@ export class Machines implements MovableMachines {
     if (supervisor?.life.status.state === 'destroyed') await this.#forgetDestroyed(machineId);
   }
 
+  /** Removes what destroyed Machines left: their volumes, addresses and supervisors. */
+  async forgetDestroyed(): Promise<void> {
+    for (const [id, { life }] of this.#supervisors)
+      if (life.status.state === 'destroyed') await this.#forgetDestroyed(id);
+  }
+
   /** Output of a Machine. */
   logs(machineId: string, options: ReadLogOptions): AsyncIterable<string> {
     this.#owned(machineId);
@@ -240,7 +265,9 @@ export class Machines implements MovableMachines {
   }
 
   async hold(machineId: string, migrationId: string): Promise<void> {
-    await this.#supervisors.get(machineId)?.hold(`migration ${migrationId} holds the Machine`);
+    const supervisor = await this.#supervisor(this.#row(machineId));
+    await supervisor.hold(`migration ${migrationId} holds the Machine`);
+    await supervisor.run();
   }
 
   async stop(
@@ -248,10 +275,12 @@ export class Machines implements MovableMachines {
     options: { signalSentAtMs: number | null; onSignalSent: (atMs: number) => Promise<void> },
     signal: AbortSignal,
   ): Promise<MoveStop> {
-    const supervisor = this.#supervisors.get(machineId);
-    const times = (await supervisor?.stopHeld(options, signal)) ?? null;
     const row = this.#row(machineId);
+    const times = await (await this.#supervisor(row)).stopHeld(options, signal);
     if (row.volumeId !== '') await this.#volume(row).detach();
+    // Seen, never assumed: what a supervisor remembers is no proof.
+    const alive = await this.survivors(machineId);
+    if (alive !== null) throw new FerryError('process_alive', `of Machine ${machineId} still live: ${alive}`);
     return { signalSentAtMs: times?.signalSentAtMs ?? options.signalSentAtMs };
   }
 
@@ -276,7 +305,7 @@ export class Machines implements MovableMachines {
     }
     this.#refusals.delete(machineId);
     await this.#options.addresses.add(this.#privateIp(row));
-    const supervisor = this.#supervisors.get(machineId) ?? (await this.#open(row));
+    const supervisor = await this.#supervisor(row);
     if (holder !== null) await supervisor.hold(`migration ${holder} holds the Machine`);
     else {
       await supervisor.takeBack();
@@ -378,6 +407,14 @@ export class Machines implements MovableMachines {
     return exit.guestSignal === '' ? `exit code ${exit.exitCode ?? 'unknown'}` : exit.guestSignal;
   }
 
+  #supervisor(row: MachineRow): Promise<Supervisor> {
+    const known = this.#supervisors.get(row.id);
+    if (known !== undefined) return Promise.resolve(known);
+    const opening = this.#opening.get(row.id) ?? this.#open(row).finally(() => this.#opening.delete(row.id));
+    this.#opening.set(row.id, opening);
+    return opening;
+  }
+
   async #open(row: MachineRow): Promise<Supervisor> {
     const { journal, runtime, clock, random, log } = this.#options;
     const supervisor = await Supervisor.open({
@@ -438,13 +475,14 @@ export class Machines implements MovableMachines {
   async #forgetDestroyed(machineId: string): Promise<void> {
     const { journal, volumes, addresses } = this.#options;
     const row = this.#row(machineId);
+    await addresses.remove(this.#privateIp(row));
+    if (journal.volume(row.volumeId) !== undefined) {
+      await volumes.destroy(row.volumeId);
+      journal.write(() => journal.removeVolume(row.volumeId));
+    }
     const supervisor = this.#supervisors.get(machineId);
     this.#supervisors.delete(machineId);
     await supervisor?.close();
-    await addresses.remove(this.#privateIp(row));
-    if (row.volumeId === '') return;
-    await volumes.destroy(row.volumeId);
-    journal.write(() => journal.removeVolume(row.volumeId));
   }
 
   #row(machineId: string): MachineRow {

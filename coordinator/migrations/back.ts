@@ -111,7 +111,8 @@ async function up(journey: Journey, { signal }: Pulse): Promise<string> {
     );
     if (machine !== undefined) {
       await parts.roster.saw(machine, source);
-      if (runsAsDesired(machine)) return `the Machine is up at ${source}`;
+      // The agent's word counts, checks included: it gives the network's permit back only then.
+      if ((await journey.handover(source, signal)).standing === 'over') return `the Machine is up at ${source}`;
       await journey.waits(`the Machine to come up at ${source}${machine.reason === '' ? '' : `: ${machine.reason}`}`);
     }
     if (parts.clock.nowMs() >= deadlineMs) {
@@ -125,10 +126,6 @@ async function up(journey: Journey, { signal }: Pulse): Promise<string> {
     }
     await parts.clock.sleep(pollMs, signal);
   }
-}
-
-function runsAsDesired(machine: Machine): boolean {
-  return machine.desiredState === DesiredState.STARTED ? machine.state === MachineState.STARTED : true;
 }
 
 /** Whether a Machine does what is desired, its checks included: what frees a parked network. */

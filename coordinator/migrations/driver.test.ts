@@ -293,13 +293,28 @@ describe('a Machine that is healthy nowhere', () => {
   });
 });
 
-test('a disk that fails parks the migration; it is not retried blindly', async () => {
+test.each(['prepare', 'copy'])(
+  'a disk that fails at the destination in %s is not retried blindly: the Machine stays',
+  async (order) => {
+    await using harness = await twoHosts();
+    let asked = 0;
+    agent(harness, 'h2').scripts.set(order, () => {
+      asked += 1;
+      throw new FerryError('io_error', 'the disk failed');
+    });
+    const migration = await harness.ended(await harness.migrate(machine, 'h2'));
+    expect(migration).toMatchObject({ state: MigrationState.MOVED_BACK, failure: 'io_error', holdsLock: false });
+    expect(asked).toBe(1);
+    expect(harness.world.runningOn(machine)).toEqual(['h1']);
+    await expectFree(harness);
+  },
+);
+
+test('a disk that fails in the stop parks: somebody must look before the Machine runs on it again', async () => {
   await using harness = await twoHosts();
-  agent(harness, 'h2').scripts.set('prepare', refuseAlways('io_error'));
+  agent(harness, 'h1').scripts.set('stopForMigration', refuseAlways('io_error'));
   const migration = await harness.ended(await harness.migrate(machine, 'h2'));
-  expect(migration).toMatchObject({ state: MigrationState.PARKED, failure: 'io_error', holdsLock: false });
-  expect(harness.world.log.filter((line) => line === 'h2.prepare')).toEqual([]);
-  await expectFree(harness);
+  expect(migration).toMatchObject({ state: MigrationState.PARKED, failure: 'io_error', holdsLock: true });
 });
 
 test('a kept copy that differs parks loudly; the Machine runs on at the destination', async () => {

@@ -182,7 +182,9 @@ export class MigrationDriver {
   }
 
   async #forwardEnded(journey: Journey, { kind, step, error }: Exclude<StepsOutcome, { kind: 'done' }>): Promise<void> {
-    if (kind === 'park' || step === 'settle' || step === 'release') return this.#park(journey, error);
+    // A fault before the source has signed leaves a Machine there that can run on; only a stop that failed needs a look first.
+    const canTurn = error.reason !== 'stale_term' && ['plan', 'prepare', 'lock', 'fork', 'relinquish'].includes(step);
+    if ((kind === 'park' && !canTurn) || step === 'settle' || step === 'release') return this.#park(journey, error);
     if (step !== 'start') return this.#turn(journey, 'back', error);
     if (journey.migration.returns !== '') return this.#park(journey, error);
     const { clock, random } = this.#options;
@@ -203,6 +205,12 @@ export class MigrationDriver {
 
   async #turn(journey: Journey, direction: 'forward' | 'back', error: FerryError): Promise<void> {
     if (journey.plan.turns >= turnsMax) return this.#park(journey, error);
+    const { id, migration, plan } = journey;
+    const stopped = migration.steps.some((report) => report.step === MigrationStep.STOP);
+    // One that only waited in line, and goes back now, must not keep those behind it waiting.
+    if (direction === 'back' && !stopped && !migration.holdsLock && plan.lockHolder === id) {
+      await this.#options.locks.leave(migration.network, id);
+    }
     await journey.write(({ migration, plan }) => {
       // The source burnt the ID for a cancel whose answer this process did not live to see.
       const cancelled = migration.cancelRequested && error.reason === 'burnt';
@@ -269,7 +277,8 @@ export class MigrationDriver {
     const stopped = migration.steps.some((report) => report.step === MigrationStep.STOP);
     const lock = await store.lock(migration.network);
     const holds = !ended && stopped && lock?.migrationId === plan.lockHolder;
-    let left: readonly string[] = plan.permitHosts;
+    // Permits that were taken over belong to the migration that this one goes on for.
+    let left: readonly string[] = holds || plan.lockHolder === id ? plan.permitHosts : [];
     if (!ended && !stopped && plan.lockHolder === id) {
       left = await locks.release(migration.network, id, plan.permitHosts, this.#stopping.signal);
     }

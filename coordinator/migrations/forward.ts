@@ -206,7 +206,13 @@ async function fork(journey: Journey, pulse: Pulse): Promise<string> {
     const copiedBytes = progress?.bytesDone ?? 0n;
     // A copy that is begun again and again without a byte must not keep the Machine down for ever.
     if (copiedBytes > journey.copiedBytes || progress?.phase === 'verifying') pulse.beat();
+    const nowMs = journey.parts.clock.monotonicMs();
+    if (copiedBytes > journey.copiedBytes || progress?.phase === 'verifying') journey.copiedAtMs = nowMs;
     if (copiedBytes > journey.copiedBytes) journey.copiedBytes = copiedBytes;
+    journey.copiedAtMs ??= nowMs;
+    if (nowMs - journey.copiedAtMs > forkPatienceMs) {
+      throw new FerryError('copy_broken', `no byte has arrived at ${destination} for ${forkPatienceMs / 1000} s`);
+    }
     if (step === 'verified' || step === 'owner') {
       journey.learn(({ migration }) => {
         migration.destinationRoot = root;

@@ -57,6 +57,8 @@ export class Journey implements StepJournal {
   readonly id: string;
   /** Most bytes that the destination was seen to hold: the copy's patience counts from when they grew last. */
   copiedBytes = -1n;
+  /** When the copy grew last. */
+  copiedAtMs: number | undefined;
   /** When the source heard this driver last, while the copy runs. */
   sourceHeardMs: number | undefined;
   /** The ticket on its way: never kept, the source has it. */

@@ -23,6 +23,8 @@ export interface RpcServerOptions {
   /** Port; 0 = any free one. */
   readonly port: number;
   readonly log: Logger;
+  /** Calls wait for this before they are answered; none by default. */
+  readonly ready?: Promise<void>;
   /** Registers the services. */
   readonly routes: (router: ConnectRouter) => void;
 }
@@ -30,6 +32,13 @@ export interface RpcServerOptions {
 /** Whether an address can be reached from this machine only. */
 export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+function readyInterceptor(ready: Promise<void> | undefined): Interceptor {
+  return (next) => async (request) => {
+    await ready;
+    return next(request);
+  };
 }
 
 /** Turns every error into a typed RPC error and logs those that are our own fault. */
@@ -87,7 +96,7 @@ export class RpcServer {
         registerHealth(router, this.#draining.signal);
         registerReflection(router);
       },
-      interceptors: [errorInterceptor(options.log)],
+      interceptors: [readyInterceptor(options.ready), errorInterceptor(options.log)],
       readMaxBytes: messageBytesMax,
       writeMaxBytes: messageBytesMax,
       maxTimeoutMs: callMsMax,
