@@ -1,3 +1,4 @@
+// Past 300 lines because it is one table.
 import { Code } from '@connectrpc/connect';
 
 /** What a caller that drives a migration does about an error: try again, give the migration up, or stop for an operator. */

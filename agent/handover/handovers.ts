@@ -1,3 +1,4 @@
+// Past 300 lines because it is one writer: what decides, writes and takes up hand-overs again must not be apart.
 import type { Clock } from '../../shared/clock.ts';
 import type { FerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
