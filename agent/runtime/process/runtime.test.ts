@@ -213,7 +213,7 @@ describe('survivors', () => {
     const parent = spawn(
       '/bin/sh',
       // It tells its PID once it has the file open.
-      ['-c', 'setsid sh -c "echo \\$\\$; exec sleep 1000 >/dev/null" <"$1" &', 'sh', join(directory, 'other-name')],
+      ['-c', 'sh -c "echo \\$\\$; exec sleep 1000 >/dev/null" <"$1" &', 'sh', join(directory, 'other-name')],
       {
         stdio: ['ignore', 'pipe', 'ignore'],
       },
