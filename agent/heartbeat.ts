@@ -1,10 +1,6 @@
-import { create } from '@bufbuild/protobuf';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { HostService } from '../proto/gen/ferry/v1/coordinator_pb.ts';
-import {
-  type HeartbeatRequest,
-  HeartbeatRequestSchema,
-  type HeartbeatResponse,
-} from '../proto/gen/ferry/v1/host_pb.ts';
+import { HeartbeatRequestSchema, type HeartbeatResponse } from '../proto/gen/ferry/v1/host_pb.ts';
 import type { Clock } from '../shared/clock.ts';
 import { toFerryError } from '../shared/error.ts';
 import type { Logger } from '../shared/log.ts';
@@ -23,7 +19,7 @@ export interface HeartbeatOptions {
   readonly clock: Clock;
   readonly log: Logger;
   /** The report as of now, without what the journal knows. */
-  readonly report: () => Promise<Omit<HeartbeatRequest, '$typeName' | 'journalCounter' | 'journalId' | 'hostNumber'>>;
+  readonly report: () => Promise<MessageInitShape<typeof HeartbeatRequestSchema>>;
   /** Whether the coordinator remembers a newer journal, at each answer. */
   readonly onJournal: (wentBack: boolean) => void;
 }

@@ -175,7 +175,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     log,
     report: async () => {
       const { capacity, capabilities: can, cordoned, agentVersion } = await describeHost();
-      const placements = machines.list().map((machine) => ({ $typeName: 'ferry.v1.PlacementRow' as const, machine }));
+      const placements = machines.list().map((machine) => ({ machine }));
       return {
         hostId: host,
         region,

@@ -25,6 +25,7 @@ const logLinesMax = 10_000;
 const exportMs = 10 * 60_000;
 const exportMsMax = 24 * 3_600_000;
 const exportConnectionsMax = 64;
+const drainBytesMax = 1_048_576;
 
 /** What the service works with. */
 export interface AgentServiceOptions {
@@ -207,6 +208,26 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
     journal.write(() => journal.setMeta('cordoned', request.cordoned ? '1' : '0'));
     changed();
     return {};
+  };
+
+  setCopyLimits: ServiceImpl<typeof AgentService>['setCopyLimits'] = () => {
+    throw new FerryError('unsupported', 'copies have no limits yet');
+  };
+
+  setDrain: ServiceImpl<typeof AgentService>['setDrain'] = ({ drainId, drain }) => {
+    const { journal } = this.#options;
+    if (drain.length > drainBytesMax) throw invalidArgument('drain', `has ${drain.length} bytes`, 'at most 1 MiB');
+    if (drain.length > 0) checkId('drain', drainId, 'drain_id');
+    journal.write(() => {
+      journal.setMeta('drain_id', drain.length > 0 ? drainId : '');
+      journal.setMeta('drain', Buffer.from(drain).toString('base64'));
+    });
+    return {};
+  };
+
+  getDrainRecord: ServiceImpl<typeof AgentService>['getDrainRecord'] = () => {
+    const { journal } = this.#options;
+    return { drainId: journal.meta('drain_id') ?? '', drain: Buffer.from(journal.meta('drain') ?? '', 'base64') };
   };
 
   getHost: ServiceImpl<typeof AgentService>['getHost'] = async () => ({ host: await this.#options.describeHost() });

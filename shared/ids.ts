@@ -9,6 +9,7 @@ export const idPatterns = {
   machine: { pattern: /^[0-9a-f]{14}$/, shape: '14 characters of 0-9 and a-f, for example d8dd625fed5568' },
   volume: { pattern: /^vol_[0-9a-z]{16}$/, shape: '"vol_" and 16 characters of 0-9 and a-z' },
   migration: { pattern: /^mig_[0-9A-HJKMNP-TV-Z]{26}$/, shape: '"mig_" and a ULID (26 characters)' },
+  drain: { pattern: /^drn_[0-9A-HJKMNP-TV-Z]{26}$/, shape: '"drn_" and a ULID (26 characters)' },
   instance: { pattern: /^[0-9A-HJKMNP-TV-Z]{26}$/, shape: 'a ULID (26 characters)' },
   name: {
     pattern: /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/,
@@ -57,6 +58,11 @@ export function newVolumeId(random: Random): string {
     .slice(0, 16))
     text += base36[byte % 36];
   return text.length === 20 ? text : newVolumeId(random);
+}
+
+/** A fresh drain ID. */
+export function newDrainId(nowMs: number, random: Random): string {
+  return `drn_${ulid(nowMs, random)}`;
 }
 
 /** A fresh migration ID. */

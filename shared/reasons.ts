@@ -49,6 +49,36 @@ export const reasons = {
     'no Machine ever belonged to the network',
     'Look the name up with "ferry machine list --json".',
   ),
+  unknown_drain: info(
+    Code.NotFound,
+    'abort',
+    'nobody knows the drain, or the host was never drained',
+    'Look the ID up with "ferry drain list".',
+  ),
+  drain_exists: info(
+    Code.AlreadyExists,
+    'abort',
+    'the host is drained already',
+    'Follow it with "ferry drain watch", or cancel it first.',
+  ),
+  drain_ended: info(
+    Code.FailedPrecondition,
+    'abort',
+    'the drain has ended',
+    'Order a new one with "ferry host drain".',
+  ),
+  store_unreachable: info(
+    Code.Unavailable,
+    'retry',
+    'the coordinator cannot reach its store',
+    'Look at Redis and the network to it; the coordinator goes on by itself when it answers.',
+  ),
+  rebuilding: info(
+    Code.Unavailable,
+    'retry',
+    'the store was lost and is rebuilt from what the agents know',
+    'Wait; "ferry status" says which hosts are waited for. Remove hosts that will not come back.',
+  ),
   unknown_migration: info(
     Code.NotFound,
     'abort',

@@ -243,6 +243,10 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     return { handover: this.view(migrationId) };
   };
 
+  precopy: ServiceImpl<typeof HandoverService>['precopy'] = () => {
+    throw new FerryError('unsupported', 'this agent copies stopped volumes only');
+  };
+
   copy: ServiceImpl<typeof HandoverService>['copy'] = async (request, context) => {
     const { handovers, effects } = this.#options;
     const { migrationId, term } = readHeader(request.header);

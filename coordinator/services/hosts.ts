@@ -67,6 +67,10 @@ export function hostService({ store, roster, agents, log }: HostParts): ServiceI
     cordonHost: ({ hostId }) => cordon(hostId, true),
     uncordonHost: ({ hostId }) => cordon(hostId, false),
 
+    setCopyLimitsOfHost: () => {
+      throw new FerryError('unsupported', 'copies have no limits yet');
+    },
+
     removeHost: async ({ hostId }) => {
       const host = await roster.host(checkId('name', hostId, 'host_id'));
       const owned = (await store.placements({ hostId })).length;

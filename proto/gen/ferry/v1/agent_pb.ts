@@ -6,7 +6,7 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Host } from "./host_pb.ts";
+import type { CopyLimits, Host } from "./host_pb.ts";
 import { file_ferry_v1_host } from "./host_pb.ts";
 import type { Machine, MachineConfig } from "./machine_pb.ts";
 import { file_ferry_v1_machine } from "./machine_pb.ts";
@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ferry/v1/agent.proto.
  */
 export const file_ferry_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChRmZXJyeS92MS9hZ2VudC5wcm90bxIIZmVycnkudjEirAEKFENyZWF0ZU1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRILCgNhcHAYAyABKAkSDwoHbmV0d29yaxgEIAEoCRIWCg5uZXR3b3JrX251bWJlchgFIAEoDRInCgZjb25maWcYBiABKAsyFy5mZXJyeS52MS5NYWNoaW5lQ29uZmlnEhMKC3NraXBfbGF1bmNoGAcgASgIIjsKFUNyZWF0ZU1hY2hpbmVSZXNwb25zZRIiCgdtYWNoaW5lGAEgASgLMhEuZmVycnkudjEuTWFjaGluZSIsChZBZ2VudEdldE1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkiPQoXQWdlbnRHZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUiGgoYQWdlbnRMaXN0TWFjaGluZXNSZXF1ZXN0IkAKGUFnZW50TGlzdE1hY2hpbmVzUmVzcG9uc2USIwoIbWFjaGluZXMYASADKAsyES5mZXJyeS52MS5NYWNoaW5lIrABChZBZ2VudFNldE1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDgoGYWN0aW9uGAIgASgJEg4KBnNpZ25hbBgDIAEoCRIqCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBWZvcmNlGAUgASgIEicKBHdhaXQYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSwoXQWdlbnRTZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUSDAoEbm90ZRgCIAEoCSJRChdBZ2VudE1hY2hpbmVMb2dzUmVxdWVzdBISCgptYWNoaW5lX2lkGAEgASgJEhIKCnRhaWxfbGluZXMYAiABKA0SDgoGZm9sbG93GAMgASgIIigKGEFnZW50TWFjaGluZUxvZ3NSZXNwb25zZRIMCgRsaW5lGAEgASgJIk8KGEFnZW50Q3JlYXRlVm9sdW1lUmVxdWVzdBIRCgl2b2x1bWVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgEIj0KGUFnZW50Q3JlYXRlVm9sdW1lUmVzcG9uc2USIAoGdm9sdW1lGAEgASgLMhAuZmVycnkudjEuVm9sdW1lIhkKF0FnZW50TGlzdFZvbHVtZXNSZXF1ZXN0Ij0KGEFnZW50TGlzdFZvbHVtZXNSZXNwb25zZRIhCgd2b2x1bWVzGAEgAygLMhAuZmVycnkudjEuVm9sdW1lIi4KGUFnZW50RGVzdHJveVZvbHVtZVJlcXVlc3QSEQoJdm9sdW1lX2lkGAEgASgJIhwKGkFnZW50RGVzdHJveVZvbHVtZVJlc3BvbnNlIlUKGEFnZW50RXhwb3J0Vm9sdW1lUmVxdWVzdBIRCgl2b2x1bWVfaWQYASABKAkSJgoDdHRsGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIkMKGUFnZW50RXhwb3J0Vm9sdW1lUmVzcG9uc2USJgoGZXhwb3J0GAEgASgLMhYuZmVycnkudjEuVm9sdW1lRXhwb3J0IiQKEFNldENvcmRvblJlcXVlc3QSEAoIY29yZG9uZWQYASABKAgiEwoRU2V0Q29yZG9uUmVzcG9uc2UiEAoOR2V0SG9zdFJlcXVlc3QiLwoPR2V0SG9zdFJlc3BvbnNlEhwKBGhvc3QYASABKAsyDi5mZXJyeS52MS5Ib3N0MskHCgxBZ2VudFNlcnZpY2USUAoNQ3JlYXRlTWFjaGluZRIeLmZlcnJ5LnYxLkNyZWF0ZU1hY2hpbmVSZXF1ZXN0Gh8uZmVycnkudjEuQ3JlYXRlTWFjaGluZVJlc3BvbnNlElYKD0FnZW50R2V0TWFjaGluZRIgLmZlcnJ5LnYxLkFnZW50R2V0TWFjaGluZVJlcXVlc3QaIS5mZXJyeS52MS5BZ2VudEdldE1hY2hpbmVSZXNwb25zZRJcChFBZ2VudExpc3RNYWNoaW5lcxIiLmZlcnJ5LnYxLkFnZW50TGlzdE1hY2hpbmVzUmVxdWVzdBojLmZlcnJ5LnYxLkFnZW50TGlzdE1hY2hpbmVzUmVzcG9uc2USVgoPQWdlbnRTZXRNYWNoaW5lEiAuZmVycnkudjEuQWdlbnRTZXRNYWNoaW5lUmVxdWVzdBohLmZlcnJ5LnYxLkFnZW50U2V0TWFjaGluZVJlc3BvbnNlElsKEEFnZW50TWFjaGluZUxvZ3MSIS5mZXJyeS52MS5BZ2VudE1hY2hpbmVMb2dzUmVxdWVzdBoiLmZlcnJ5LnYxLkFnZW50TWFjaGluZUxvZ3NSZXNwb25zZTABElwKEUFnZW50Q3JlYXRlVm9sdW1lEiIuZmVycnkudjEuQWdlbnRDcmVhdGVWb2x1bWVSZXF1ZXN0GiMuZmVycnkudjEuQWdlbnRDcmVhdGVWb2x1bWVSZXNwb25zZRJZChBBZ2VudExpc3RWb2x1bWVzEiEuZmVycnkudjEuQWdlbnRMaXN0Vm9sdW1lc1JlcXVlc3QaIi5mZXJyeS52MS5BZ2VudExpc3RWb2x1bWVzUmVzcG9uc2USXwoSQWdlbnREZXN0cm95Vm9sdW1lEiMuZmVycnkudjEuQWdlbnREZXN0cm95Vm9sdW1lUmVxdWVzdBokLmZlcnJ5LnYxLkFnZW50RGVzdHJveVZvbHVtZVJlc3BvbnNlElwKEUFnZW50RXhwb3J0Vm9sdW1lEiIuZmVycnkudjEuQWdlbnRFeHBvcnRWb2x1bWVSZXF1ZXN0GiMuZmVycnkudjEuQWdlbnRFeHBvcnRWb2x1bWVSZXNwb25zZRJECglTZXRDb3Jkb24SGi5mZXJyeS52MS5TZXRDb3Jkb25SZXF1ZXN0GhsuZmVycnkudjEuU2V0Q29yZG9uUmVzcG9uc2USPgoHR2V0SG9zdBIYLmZlcnJ5LnYxLkdldEhvc3RSZXF1ZXN0GhkuZmVycnkudjEuR2V0SG9zdFJlc3BvbnNlYgZwcm90bzM", [file_ferry_v1_host, file_ferry_v1_machine, file_ferry_v1_volume, file_google_protobuf_duration]);
+  fileDesc("ChRmZXJyeS92MS9hZ2VudC5wcm90bxIIZmVycnkudjEirAEKFENyZWF0ZU1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRILCgNhcHAYAyABKAkSDwoHbmV0d29yaxgEIAEoCRIWCg5uZXR3b3JrX251bWJlchgFIAEoDRInCgZjb25maWcYBiABKAsyFy5mZXJyeS52MS5NYWNoaW5lQ29uZmlnEhMKC3NraXBfbGF1bmNoGAcgASgIIjsKFUNyZWF0ZU1hY2hpbmVSZXNwb25zZRIiCgdtYWNoaW5lGAEgASgLMhEuZmVycnkudjEuTWFjaGluZSIsChZBZ2VudEdldE1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkiPQoXQWdlbnRHZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUiGgoYQWdlbnRMaXN0TWFjaGluZXNSZXF1ZXN0IkAKGUFnZW50TGlzdE1hY2hpbmVzUmVzcG9uc2USIwoIbWFjaGluZXMYASADKAsyES5mZXJyeS52MS5NYWNoaW5lIrABChZBZ2VudFNldE1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDgoGYWN0aW9uGAIgASgJEg4KBnNpZ25hbBgDIAEoCRIqCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBWZvcmNlGAUgASgIEicKBHdhaXQYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSwoXQWdlbnRTZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUSDAoEbm90ZRgCIAEoCSJRChdBZ2VudE1hY2hpbmVMb2dzUmVxdWVzdBISCgptYWNoaW5lX2lkGAEgASgJEhIKCnRhaWxfbGluZXMYAiABKA0SDgoGZm9sbG93GAMgASgIIigKGEFnZW50TWFjaGluZUxvZ3NSZXNwb25zZRIMCgRsaW5lGAEgASgJImIKGEFnZW50Q3JlYXRlVm9sdW1lUmVxdWVzdBIRCgl2b2x1bWVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgEEhEKCWZyb21fcGF0aBgEIAEoCSI9ChlBZ2VudENyZWF0ZVZvbHVtZVJlc3BvbnNlEiAKBnZvbHVtZRgBIAEoCzIQLmZlcnJ5LnYxLlZvbHVtZSIZChdBZ2VudExpc3RWb2x1bWVzUmVxdWVzdCI9ChhBZ2VudExpc3RWb2x1bWVzUmVzcG9uc2USIQoHdm9sdW1lcxgBIAMoCzIQLmZlcnJ5LnYxLlZvbHVtZSIuChlBZ2VudERlc3Ryb3lWb2x1bWVSZXF1ZXN0EhEKCXZvbHVtZV9pZBgBIAEoCSIcChpBZ2VudERlc3Ryb3lWb2x1bWVSZXNwb25zZSJVChhBZ2VudEV4cG9ydFZvbHVtZVJlcXVlc3QSEQoJdm9sdW1lX2lkGAEgASgJEiYKA3R0bBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJDChlBZ2VudEV4cG9ydFZvbHVtZVJlc3BvbnNlEiYKBmV4cG9ydBgBIAEoCzIWLmZlcnJ5LnYxLlZvbHVtZUV4cG9ydCIkChBTZXRDb3Jkb25SZXF1ZXN0EhAKCGNvcmRvbmVkGAEgASgIIhMKEVNldENvcmRvblJlc3BvbnNlIjwKFFNldENvcHlMaW1pdHNSZXF1ZXN0EiQKBmxpbWl0cxgBIAEoCzIULmZlcnJ5LnYxLkNvcHlMaW1pdHMiFwoVU2V0Q29weUxpbWl0c1Jlc3BvbnNlIjIKD1NldERyYWluUmVxdWVzdBINCgVkcmFpbhgBIAEoDBIQCghkcmFpbl9pZBgCIAEoCSISChBTZXREcmFpblJlc3BvbnNlIhcKFUdldERyYWluUmVjb3JkUmVxdWVzdCI5ChZHZXREcmFpblJlY29yZFJlc3BvbnNlEg0KBWRyYWluGAEgASgMEhAKCGRyYWluX2lkGAIgASgJIhAKDkdldEhvc3RSZXF1ZXN0Ii8KD0dldEhvc3RSZXNwb25zZRIcCgRob3N0GAEgASgLMg4uZmVycnkudjEuSG9zdDKzCQoMQWdlbnRTZXJ2aWNlElAKDUNyZWF0ZU1hY2hpbmUSHi5mZXJyeS52MS5DcmVhdGVNYWNoaW5lUmVxdWVzdBofLmZlcnJ5LnYxLkNyZWF0ZU1hY2hpbmVSZXNwb25zZRJWCg9BZ2VudEdldE1hY2hpbmUSIC5mZXJyeS52MS5BZ2VudEdldE1hY2hpbmVSZXF1ZXN0GiEuZmVycnkudjEuQWdlbnRHZXRNYWNoaW5lUmVzcG9uc2USXAoRQWdlbnRMaXN0TWFjaGluZXMSIi5mZXJyeS52MS5BZ2VudExpc3RNYWNoaW5lc1JlcXVlc3QaIy5mZXJyeS52MS5BZ2VudExpc3RNYWNoaW5lc1Jlc3BvbnNlElYKD0FnZW50U2V0TWFjaGluZRIgLmZlcnJ5LnYxLkFnZW50U2V0TWFjaGluZVJlcXVlc3QaIS5mZXJyeS52MS5BZ2VudFNldE1hY2hpbmVSZXNwb25zZRJbChBBZ2VudE1hY2hpbmVMb2dzEiEuZmVycnkudjEuQWdlbnRNYWNoaW5lTG9nc1JlcXVlc3QaIi5mZXJyeS52MS5BZ2VudE1hY2hpbmVMb2dzUmVzcG9uc2UwARJcChFBZ2VudENyZWF0ZVZvbHVtZRIiLmZlcnJ5LnYxLkFnZW50Q3JlYXRlVm9sdW1lUmVxdWVzdBojLmZlcnJ5LnYxLkFnZW50Q3JlYXRlVm9sdW1lUmVzcG9uc2USWQoQQWdlbnRMaXN0Vm9sdW1lcxIhLmZlcnJ5LnYxLkFnZW50TGlzdFZvbHVtZXNSZXF1ZXN0GiIuZmVycnkudjEuQWdlbnRMaXN0Vm9sdW1lc1Jlc3BvbnNlEl8KEkFnZW50RGVzdHJveVZvbHVtZRIjLmZlcnJ5LnYxLkFnZW50RGVzdHJveVZvbHVtZVJlcXVlc3QaJC5mZXJyeS52MS5BZ2VudERlc3Ryb3lWb2x1bWVSZXNwb25zZRJcChFBZ2VudEV4cG9ydFZvbHVtZRIiLmZlcnJ5LnYxLkFnZW50RXhwb3J0Vm9sdW1lUmVxdWVzdBojLmZlcnJ5LnYxLkFnZW50RXhwb3J0Vm9sdW1lUmVzcG9uc2USRAoJU2V0Q29yZG9uEhouZmVycnkudjEuU2V0Q29yZG9uUmVxdWVzdBobLmZlcnJ5LnYxLlNldENvcmRvblJlc3BvbnNlElAKDVNldENvcHlMaW1pdHMSHi5mZXJyeS52MS5TZXRDb3B5TGltaXRzUmVxdWVzdBofLmZlcnJ5LnYxLlNldENvcHlMaW1pdHNSZXNwb25zZRJBCghTZXREcmFpbhIZLmZlcnJ5LnYxLlNldERyYWluUmVxdWVzdBoaLmZlcnJ5LnYxLlNldERyYWluUmVzcG9uc2USUwoOR2V0RHJhaW5SZWNvcmQSHy5mZXJyeS52MS5HZXREcmFpblJlY29yZFJlcXVlc3QaIC5mZXJyeS52MS5HZXREcmFpblJlY29yZFJlc3BvbnNlEj4KB0dldEhvc3QSGC5mZXJyeS52MS5HZXRIb3N0UmVxdWVzdBoZLmZlcnJ5LnYxLkdldEhvc3RSZXNwb25zZWIGcHJvdG8z", [file_ferry_v1_host, file_ferry_v1_machine, file_ferry_v1_volume, file_google_protobuf_duration]);
 
 /**
  * Create a Machine here.
@@ -64,7 +64,7 @@ export type CreateMachineRequest = Message<"ferry.v1.CreateMachineRequest"> & {
   networkNumber: number;
 
   /**
-   * How to run it; a mount without a volume and with size_gb creates one.
+   * How to run it; a mount without a volume and with size_gb creates one, a mount with a volume takes one that is free.
    *
    * @generated from field: ferry.v1.MachineConfig config = 6;
    */
@@ -345,11 +345,18 @@ export type AgentCreateVolumeRequest = Message<"ferry.v1.AgentCreateVolumeReques
   name: string;
 
   /**
-   * Size in bytes.
+   * Size in bytes; with `from_path` 0 = the size of the file.
    *
    * @generated from field: uint64 size_bytes = 3;
    */
   sizeBytes: bigint;
+
+  /**
+   * A raw disk image within the host's import folder, whose bytes the volume starts with; empty = a new file system.
+   *
+   * @generated from field: string from_path = 4;
+   */
+  fromPath: string;
 };
 
 /**
@@ -538,6 +545,128 @@ export const SetCordonResponseSchema: GenMessage<SetCordonResponse> = /*@__PURE_
   messageDesc(file_ferry_v1_agent, 19);
 
 /**
+ * Limit the copies that leave and reach this host; felt by those under way within a second. Kept in the journal.
+ *
+ * @generated from message ferry.v1.SetCopyLimitsRequest
+ */
+export type SetCopyLimitsRequest = Message<"ferry.v1.SetCopyLimitsRequest"> & {
+  /**
+   * The limits.
+   *
+   * @generated from field: ferry.v1.CopyLimits limits = 1;
+   */
+  limits?: CopyLimits | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.SetCopyLimitsRequest.
+ * Use `create(SetCopyLimitsRequestSchema)` to create a new message.
+ */
+export const SetCopyLimitsRequestSchema: GenMessage<SetCopyLimitsRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_agent, 20);
+
+/**
+ * They are durable.
+ *
+ * @generated from message ferry.v1.SetCopyLimitsResponse
+ */
+export type SetCopyLimitsResponse = Message<"ferry.v1.SetCopyLimitsResponse"> & {
+};
+
+/**
+ * Describes the message ferry.v1.SetCopyLimitsResponse.
+ * Use `create(SetCopyLimitsResponseSchema)` to create a new message.
+ */
+export const SetCopyLimitsResponseSchema: GenMessage<SetCopyLimitsResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_agent, 21);
+
+/**
+ * Record the host's drain in the agent's journal, so that a lost store can be rebuilt.
+ *
+ * @generated from message ferry.v1.SetDrainRequest
+ */
+export type SetDrainRequest = Message<"ferry.v1.SetDrainRequest"> & {
+  /**
+   * The drain, serialized by the coordinator; empty = none any more. At most 1 MiB.
+   *
+   * @generated from field: bytes drain = 1;
+   */
+  drain: Uint8Array;
+
+  /**
+   * Its ID.
+   *
+   * @generated from field: string drain_id = 2;
+   */
+  drainId: string;
+};
+
+/**
+ * Describes the message ferry.v1.SetDrainRequest.
+ * Use `create(SetDrainRequestSchema)` to create a new message.
+ */
+export const SetDrainRequestSchema: GenMessage<SetDrainRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_agent, 22);
+
+/**
+ * It is durable.
+ *
+ * @generated from message ferry.v1.SetDrainResponse
+ */
+export type SetDrainResponse = Message<"ferry.v1.SetDrainResponse"> & {
+};
+
+/**
+ * Describes the message ferry.v1.SetDrainResponse.
+ * Use `create(SetDrainResponseSchema)` to create a new message.
+ */
+export const SetDrainResponseSchema: GenMessage<SetDrainResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_agent, 23);
+
+/**
+ * Read what SetDrain recorded.
+ *
+ * @generated from message ferry.v1.GetDrainRecordRequest
+ */
+export type GetDrainRecordRequest = Message<"ferry.v1.GetDrainRecordRequest"> & {
+};
+
+/**
+ * Describes the message ferry.v1.GetDrainRecordRequest.
+ * Use `create(GetDrainRecordRequestSchema)` to create a new message.
+ */
+export const GetDrainRecordRequestSchema: GenMessage<GetDrainRecordRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_agent, 24);
+
+/**
+ * The record.
+ *
+ * @generated from message ferry.v1.GetDrainRecordResponse
+ */
+export type GetDrainRecordResponse = Message<"ferry.v1.GetDrainRecordResponse"> & {
+  /**
+   * As it was given; empty = none.
+   *
+   * @generated from field: bytes drain = 1;
+   */
+  drain: Uint8Array;
+
+  /**
+   * Its ID.
+   *
+   * @generated from field: string drain_id = 2;
+   */
+  drainId: string;
+};
+
+/**
+ * Describes the message ferry.v1.GetDrainRecordResponse.
+ * Use `create(GetDrainRecordResponseSchema)` to create a new message.
+ */
+export const GetDrainRecordResponseSchema: GenMessage<GetDrainRecordResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_agent, 25);
+
+/**
  * Ask how the host is.
  *
  * @generated from message ferry.v1.GetHostRequest
@@ -550,7 +679,7 @@ export type GetHostRequest = Message<"ferry.v1.GetHostRequest"> & {
  * Use `create(GetHostRequestSchema)` to create a new message.
  */
 export const GetHostRequestSchema: GenMessage<GetHostRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 20);
+  messageDesc(file_ferry_v1_agent, 26);
 
 /**
  * The host.
@@ -571,7 +700,7 @@ export type GetHostResponse = Message<"ferry.v1.GetHostResponse"> & {
  * Use `create(GetHostResponseSchema)` to create a new message.
  */
 export const GetHostResponseSchema: GenMessage<GetHostResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 21);
+  messageDesc(file_ferry_v1_agent, 27);
 
 /**
  * What a coordinator asks of the agent of one host. The agent is the truth about its Machines and volumes.
@@ -678,6 +807,36 @@ export const AgentService: GenService<{
     methodKind: "unary";
     input: typeof SetCordonRequestSchema;
     output: typeof SetCordonResponseSchema;
+  },
+  /**
+   * Limits of copies.
+   *
+   * @generated from rpc ferry.v1.AgentService.SetCopyLimits
+   */
+  setCopyLimits: {
+    methodKind: "unary";
+    input: typeof SetCopyLimitsRequestSchema;
+    output: typeof SetCopyLimitsResponseSchema;
+  },
+  /**
+   * Keep the host's drain.
+   *
+   * @generated from rpc ferry.v1.AgentService.SetDrain
+   */
+  setDrain: {
+    methodKind: "unary";
+    input: typeof SetDrainRequestSchema;
+    output: typeof SetDrainResponseSchema;
+  },
+  /**
+   * The drain that was kept.
+   *
+   * @generated from rpc ferry.v1.AgentService.GetDrainRecord
+   */
+  getDrainRecord: {
+    methodKind: "unary";
+    input: typeof GetDrainRecordRequestSchema;
+    output: typeof GetDrainRecordResponseSchema;
   },
   /**
    * The host.

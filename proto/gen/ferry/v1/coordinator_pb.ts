@@ -6,13 +6,15 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { HeartbeatRequestSchema, HeartbeatResponseSchema, Host } from "./host_pb.ts";
+import type { Drain, DrainOptions } from "./drain_pb.ts";
+import { file_ferry_v1_drain } from "./drain_pb.ts";
+import type { CopyLimits, HeartbeatRequestSchema, HeartbeatResponseSchema, Host } from "./host_pb.ts";
 import { file_ferry_v1_host } from "./host_pb.ts";
 import type { NetworkLock, Permit } from "./lock_pb.ts";
 import { file_ferry_v1_lock } from "./lock_pb.ts";
 import type { Machine, MachineConfig } from "./machine_pb.ts";
 import { file_ferry_v1_machine } from "./machine_pb.ts";
-import type { Migration, MigrationStrategy } from "./migration_pb.ts";
+import type { Migration, MigrationStrategy, MoveReason } from "./migration_pb.ts";
 import { file_ferry_v1_migration } from "./migration_pb.ts";
 import type { Volume, VolumeExport } from "./volume_pb.ts";
 import { file_ferry_v1_volume } from "./volume_pb.ts";
@@ -24,7 +26,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ferry/v1/coordinator.proto.
  */
 export const file_ferry_v1_coordinator: GenFile = /*@__PURE__*/
-  fileDesc("ChpmZXJyeS92MS9jb29yZGluYXRvci5wcm90bxIIZmVycnkudjEiOwoDQXBwEgwKBG5hbWUYASABKAkSDwoHbmV0d29yaxgCIAEoCRIVCg1tYWNoaW5lX2NvdW50GAMgASgNIicKB05ldHdvcmsSDAoEbmFtZRgBIAEoCRIOCgZudW1iZXIYAiABKA0ingEKEVJ1bk1hY2hpbmVSZXF1ZXN0EgwKBG5hbWUYASABKAkSCwoDYXBwGAIgASgJEg8KB25ldHdvcmsYAyABKAkSJwoGY29uZmlnGAQgASgLMhcuZmVycnkudjEuTWFjaGluZUNvbmZpZxIPCgdob3N0X2lkGAUgASgJEg4KBnJlZ2lvbhgGIAEoCRITCgtza2lwX2xhdW5jaBgHIAEoCCI4ChJSdW5NYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUiMwoTTGlzdE1hY2hpbmVzUmVxdWVzdBILCgNhcHAYASABKAkSDwoHaG9zdF9pZBgCIAEoCSI7ChRMaXN0TWFjaGluZXNSZXNwb25zZRIjCghtYWNoaW5lcxgBIAMoCzIRLmZlcnJ5LnYxLk1hY2hpbmUiJwoRR2V0TWFjaGluZVJlcXVlc3QSEgoKbWFjaGluZV9pZBgBIAEoCSJaChJHZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUSIAoGdm9sdW1lGAIgASgLMhAuZmVycnkudjEuVm9sdW1lIikKE1N0YXJ0TWFjaGluZVJlcXVlc3QSEgoKbWFjaGluZV9pZBgBIAEoCSJIChRTdGFydE1hY2hpbmVSZXNwb25zZRIiCgdtYWNoaW5lGAEgASgLMhEuZmVycnkudjEuTWFjaGluZRIMCgRub3RlGAIgASgJImQKElN0b3BNYWNoaW5lUmVxdWVzdBISCgptYWNoaW5lX2lkGAEgASgJEg4KBnNpZ25hbBgCIAEoCRIqCgd0aW1lb3V0GAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIkcKE1N0b3BNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUSDAoEbm90ZRgCIAEoCSIrChVSZXN0YXJ0TWFjaGluZVJlcXVlc3QSEgoKbWFjaGluZV9pZBgBIAEoCSJKChZSZXN0YXJ0TWFjaGluZVJlc3BvbnNlEiIKB21hY2hpbmUYASABKAsyES5mZXJyeS52MS5NYWNoaW5lEgwKBG5vdGUYAiABKAkiOgoVRGVzdHJveU1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDQoFZm9yY2UYAiABKAgiPAoWRGVzdHJveU1hY2hpbmVSZXNwb25zZRIiCgdtYWNoaW5lGAEgASgLMhEuZmVycnkudjEuTWFjaGluZSJMChJNYWNoaW5lTG9nc1JlcXVlc3QSEgoKbWFjaGluZV9pZBgBIAEoCRISCgp0YWlsX2xpbmVzGAIgASgNEg4KBmZvbGxvdxgDIAEoCCIjChNNYWNoaW5lTG9nc1Jlc3BvbnNlEgwKBGxpbmUYASABKAkiSAoTQ3JlYXRlVm9sdW1lUmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnNpemVfYnl0ZXMYAiABKAQSDwoHaG9zdF9pZBgDIAEoCSI4ChRDcmVhdGVWb2x1bWVSZXNwb25zZRIgCgZ2b2x1bWUYASABKAsyEC5mZXJyeS52MS5Wb2x1bWUiJQoSTGlzdFZvbHVtZXNSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkiOAoTTGlzdFZvbHVtZXNSZXNwb25zZRIhCgd2b2x1bWVzGAEgAygLMhAuZmVycnkudjEuVm9sdW1lIiUKEEdldFZvbHVtZVJlcXVlc3QSEQoJdm9sdW1lX2lkGAEgASgJIjUKEUdldFZvbHVtZVJlc3BvbnNlEiAKBnZvbHVtZRgBIAEoCzIQLmZlcnJ5LnYxLlZvbHVtZSJQChNFeHBvcnRWb2x1bWVSZXF1ZXN0EhEKCXZvbHVtZV9pZBgBIAEoCRImCgN0dGwYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iPgoURXhwb3J0Vm9sdW1lUmVzcG9uc2USJgoGZXhwb3J0GAEgASgLMhYuZmVycnkudjEuVm9sdW1lRXhwb3J0IikKFERlc3Ryb3lWb2x1bWVSZXF1ZXN0EhEKCXZvbHVtZV9pZBgBIAEoCSIXChVEZXN0cm95Vm9sdW1lUmVzcG9uc2UiEgoQTGlzdEhvc3RzUmVxdWVzdCIyChFMaXN0SG9zdHNSZXNwb25zZRIdCgVob3N0cxgBIAMoCzIOLmZlcnJ5LnYxLkhvc3QiJwoUR2V0SG9zdFN0YXR1c1JlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCSJaChVHZXRIb3N0U3RhdHVzUmVzcG9uc2USHAoEaG9zdBgBIAEoCzIOLmZlcnJ5LnYxLkhvc3QSIwoIbWFjaGluZXMYAiADKAsyES5mZXJyeS52MS5NYWNoaW5lIiQKEUNvcmRvbkhvc3RSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkiMgoSQ29yZG9uSG9zdFJlc3BvbnNlEhwKBGhvc3QYASABKAsyDi5mZXJyeS52MS5Ib3N0IiYKE1VuY29yZG9uSG9zdFJlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCSI0ChRVbmNvcmRvbkhvc3RSZXNwb25zZRIcCgRob3N0GAEgASgLMg4uZmVycnkudjEuSG9zdCIkChFSZW1vdmVIb3N0UmVxdWVzdBIPCgdob3N0X2lkGAEgASgJIhQKElJlbW92ZUhvc3RSZXNwb25zZSK6AQoVTWlncmF0ZU1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSEwoLZGVzdGluYXRpb24YAiABKAkSLQoIc3RyYXRlZ3kYAyABKA4yGy5mZXJyeS52MS5NaWdyYXRpb25TdHJhdGVneRIxCg5zdGFydF9kZWFkbGluZRgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCg5vdmVycmlkZV9ob3N0cxgFIAMoCSJAChZNaWdyYXRlTWFjaGluZVJlc3BvbnNlEiYKCW1pZ3JhdGlvbhgBIAEoCzITLmZlcnJ5LnYxLk1pZ3JhdGlvbiI5ChVMaXN0TWlncmF0aW9uc1JlcXVlc3QSEQoJb3Blbl9vbmx5GAEgASgIEg0KBWxpbWl0GAIgASgNIkEKFkxpc3RNaWdyYXRpb25zUmVzcG9uc2USJwoKbWlncmF0aW9ucxgBIAMoCzITLmZlcnJ5LnYxLk1pZ3JhdGlvbiIrChNHZXRNaWdyYXRpb25SZXF1ZXN0EhQKDG1pZ3JhdGlvbl9pZBgBIAEoCSI+ChRHZXRNaWdyYXRpb25SZXNwb25zZRImCgltaWdyYXRpb24YASABKAsyEy5mZXJyeS52MS5NaWdyYXRpb24iLQoVV2F0Y2hNaWdyYXRpb25SZXF1ZXN0EhQKDG1pZ3JhdGlvbl9pZBgBIAEoCSJAChZXYXRjaE1pZ3JhdGlvblJlc3BvbnNlEiYKCW1pZ3JhdGlvbhgBIAEoCzITLmZlcnJ5LnYxLk1pZ3JhdGlvbiIuChZDYW5jZWxNaWdyYXRpb25SZXF1ZXN0EhQKDG1pZ3JhdGlvbl9pZBgBIAEoCSJSChdDYW5jZWxNaWdyYXRpb25SZXNwb25zZRIPCgdvdXRjb21lGAEgASgJEiYKCW1pZ3JhdGlvbhgCIAEoCzITLmZlcnJ5LnYxLk1pZ3JhdGlvbiItChVSZXRyeU1pZ3JhdGlvblJlcXVlc3QSFAoMbWlncmF0aW9uX2lkGAEgASgJIkAKFlJldHJ5TWlncmF0aW9uUmVzcG9uc2USJgoJbWlncmF0aW9uGAEgASgLMhMuZmVycnkudjEuTWlncmF0aW9uIikKEUFjY2VwdERvd25SZXF1ZXN0EhQKDG1pZ3JhdGlvbl9pZBgBIAEoCSI8ChJBY2NlcHREb3duUmVzcG9uc2USJgoJbWlncmF0aW9uGAEgASgLMhMuZmVycnkudjEuTWlncmF0aW9uIjwKE092ZXJyaWRlSG9zdFJlcXVlc3QSFAoMbWlncmF0aW9uX2lkGAEgASgJEg8KB2hvc3RfaWQYAiABKAkiPgoUT3ZlcnJpZGVIb3N0UmVzcG9uc2USJgoJbWlncmF0aW9uGAEgASgLMhMuZmVycnkudjEuTWlncmF0aW9uIhIKEExpc3RMb2Nrc1JlcXVlc3QiOQoRTGlzdExvY2tzUmVzcG9uc2USJAoFbG9ja3MYASADKAsyFS5mZXJyeS52MS5OZXR3b3JrTG9jayIlChJFeHBsYWluTG9ja1JlcXVlc3QSDwoHbmV0d29yaxgBIAEoCSJ2ChNFeHBsYWluTG9ja1Jlc3BvbnNlEiMKBGxvY2sYASABKAsyFS5mZXJyeS52MS5OZXR3b3JrTG9jaxIlCgdwZXJtaXRzGAIgAygLMhQuZmVycnkudjEuSG9zdFBlcm1pdBITCgtleHBsYW5hdGlvbhgDIAEoCSJ/CgpIb3N0UGVybWl0Eg8KB2hvc3RfaWQYASABKAkSIAoGcGVybWl0GAIgASgLMhAuZmVycnkudjEuUGVybWl0EhMKC3VucmVhY2hhYmxlGAMgASgJEikKBXNpbmNlGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcDKEBQoOTWFjaGluZVNlcnZpY2USRwoKUnVuTWFjaGluZRIbLmZlcnJ5LnYxLlJ1bk1hY2hpbmVSZXF1ZXN0GhwuZmVycnkudjEuUnVuTWFjaGluZVJlc3BvbnNlEk0KDExpc3RNYWNoaW5lcxIdLmZlcnJ5LnYxLkxpc3RNYWNoaW5lc1JlcXVlc3QaHi5mZXJyeS52MS5MaXN0TWFjaGluZXNSZXNwb25zZRJHCgpHZXRNYWNoaW5lEhsuZmVycnkudjEuR2V0TWFjaGluZVJlcXVlc3QaHC5mZXJyeS52MS5HZXRNYWNoaW5lUmVzcG9uc2USTQoMU3RhcnRNYWNoaW5lEh0uZmVycnkudjEuU3RhcnRNYWNoaW5lUmVxdWVzdBoeLmZlcnJ5LnYxLlN0YXJ0TWFjaGluZVJlc3BvbnNlEkoKC1N0b3BNYWNoaW5lEhwuZmVycnkudjEuU3RvcE1hY2hpbmVSZXF1ZXN0Gh0uZmVycnkudjEuU3RvcE1hY2hpbmVSZXNwb25zZRJTCg5SZXN0YXJ0TWFjaGluZRIfLmZlcnJ5LnYxLlJlc3RhcnRNYWNoaW5lUmVxdWVzdBogLmZlcnJ5LnYxLlJlc3RhcnRNYWNoaW5lUmVzcG9uc2USUwoORGVzdHJveU1hY2hpbmUSHy5mZXJyeS52MS5EZXN0cm95TWFjaGluZVJlcXVlc3QaIC5mZXJyeS52MS5EZXN0cm95TWFjaGluZVJlc3BvbnNlEkwKC01hY2hpbmVMb2dzEhwuZmVycnkudjEuTWFjaGluZUxvZ3NSZXF1ZXN0Gh0uZmVycnkudjEuTWFjaGluZUxvZ3NSZXNwb25zZTABMpEDCg1Wb2x1bWVTZXJ2aWNlEk0KDENyZWF0ZVZvbHVtZRIdLmZlcnJ5LnYxLkNyZWF0ZVZvbHVtZVJlcXVlc3QaHi5mZXJyeS52MS5DcmVhdGVWb2x1bWVSZXNwb25zZRJKCgtMaXN0Vm9sdW1lcxIcLmZlcnJ5LnYxLkxpc3RWb2x1bWVzUmVxdWVzdBodLmZlcnJ5LnYxLkxpc3RWb2x1bWVzUmVzcG9uc2USRAoJR2V0Vm9sdW1lEhouZmVycnkudjEuR2V0Vm9sdW1lUmVxdWVzdBobLmZlcnJ5LnYxLkdldFZvbHVtZVJlc3BvbnNlEk0KDEV4cG9ydFZvbHVtZRIdLmZlcnJ5LnYxLkV4cG9ydFZvbHVtZVJlcXVlc3QaHi5mZXJyeS52MS5FeHBvcnRWb2x1bWVSZXNwb25zZRJQCg1EZXN0cm95Vm9sdW1lEh4uZmVycnkudjEuRGVzdHJveVZvbHVtZVJlcXVlc3QaHy5mZXJyeS52MS5EZXN0cm95Vm9sdW1lUmVzcG9uc2UyzAMKC0hvc3RTZXJ2aWNlEkQKCUhlYXJ0YmVhdBIaLmZlcnJ5LnYxLkhlYXJ0YmVhdFJlcXVlc3QaGy5mZXJyeS52MS5IZWFydGJlYXRSZXNwb25zZRJECglMaXN0SG9zdHMSGi5mZXJyeS52MS5MaXN0SG9zdHNSZXF1ZXN0GhsuZmVycnkudjEuTGlzdEhvc3RzUmVzcG9uc2USUAoNR2V0SG9zdFN0YXR1cxIeLmZlcnJ5LnYxLkdldEhvc3RTdGF0dXNSZXF1ZXN0Gh8uZmVycnkudjEuR2V0SG9zdFN0YXR1c1Jlc3BvbnNlEkcKCkNvcmRvbkhvc3QSGy5mZXJyeS52MS5Db3Jkb25Ib3N0UmVxdWVzdBocLmZlcnJ5LnYxLkNvcmRvbkhvc3RSZXNwb25zZRJNCgxVbmNvcmRvbkhvc3QSHS5mZXJyeS52MS5VbmNvcmRvbkhvc3RSZXF1ZXN0Gh4uZmVycnkudjEuVW5jb3Jkb25Ib3N0UmVzcG9uc2USRwoKUmVtb3ZlSG9zdBIbLmZlcnJ5LnYxLlJlbW92ZUhvc3RSZXF1ZXN0GhwuZmVycnkudjEuUmVtb3ZlSG9zdFJlc3BvbnNlMqcFChBNaWdyYXRpb25TZXJ2aWNlElMKDk1pZ3JhdGVNYWNoaW5lEh8uZmVycnkudjEuTWlncmF0ZU1hY2hpbmVSZXF1ZXN0GiAuZmVycnkudjEuTWlncmF0ZU1hY2hpbmVSZXNwb25zZRJTCg5MaXN0TWlncmF0aW9ucxIfLmZlcnJ5LnYxLkxpc3RNaWdyYXRpb25zUmVxdWVzdBogLmZlcnJ5LnYxLkxpc3RNaWdyYXRpb25zUmVzcG9uc2USTQoMR2V0TWlncmF0aW9uEh0uZmVycnkudjEuR2V0TWlncmF0aW9uUmVxdWVzdBoeLmZlcnJ5LnYxLkdldE1pZ3JhdGlvblJlc3BvbnNlElUKDldhdGNoTWlncmF0aW9uEh8uZmVycnkudjEuV2F0Y2hNaWdyYXRpb25SZXF1ZXN0GiAuZmVycnkudjEuV2F0Y2hNaWdyYXRpb25SZXNwb25zZTABElYKD0NhbmNlbE1pZ3JhdGlvbhIgLmZlcnJ5LnYxLkNhbmNlbE1pZ3JhdGlvblJlcXVlc3QaIS5mZXJyeS52MS5DYW5jZWxNaWdyYXRpb25SZXNwb25zZRJTCg5SZXRyeU1pZ3JhdGlvbhIfLmZlcnJ5LnYxLlJldHJ5TWlncmF0aW9uUmVxdWVzdBogLmZlcnJ5LnYxLlJldHJ5TWlncmF0aW9uUmVzcG9uc2USRwoKQWNjZXB0RG93bhIbLmZlcnJ5LnYxLkFjY2VwdERvd25SZXF1ZXN0GhwuZmVycnkudjEuQWNjZXB0RG93blJlc3BvbnNlEk0KDE92ZXJyaWRlSG9zdBIdLmZlcnJ5LnYxLk92ZXJyaWRlSG9zdFJlcXVlc3QaHi5mZXJyeS52MS5PdmVycmlkZUhvc3RSZXNwb25zZTKfAQoLTG9ja1NlcnZpY2USRAoJTGlzdExvY2tzEhouZmVycnkudjEuTGlzdExvY2tzUmVxdWVzdBobLmZlcnJ5LnYxLkxpc3RMb2Nrc1Jlc3BvbnNlEkoKC0V4cGxhaW5Mb2NrEhwuZmVycnkudjEuRXhwbGFpbkxvY2tSZXF1ZXN0Gh0uZmVycnkudjEuRXhwbGFpbkxvY2tSZXNwb25zZWIGcHJvdG8z", [file_ferry_v1_host, file_ferry_v1_lock, file_ferry_v1_machine, file_ferry_v1_migration, file_ferry_v1_volume, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChpmZXJyeS92MS9jb29yZGluYXRvci5wcm90bxIIZmVycnkudjEiOwoDQXBwEgwKBG5hbWUYASABKAkSDwoHbmV0d29yaxgCIAEoCRIVCg1tYWNoaW5lX2NvdW50GAMgASgNIicKB05ldHdvcmsSDAoEbmFtZRgBIAEoCRIOCgZudW1iZXIYAiABKA0ingEKEVJ1bk1hY2hpbmVSZXF1ZXN0EgwKBG5hbWUYASABKAkSCwoDYXBwGAIgASgJEg8KB25ldHdvcmsYAyABKAkSJwoGY29uZmlnGAQgASgLMhcuZmVycnkudjEuTWFjaGluZUNvbmZpZxIPCgdob3N0X2lkGAUgASgJEg4KBnJlZ2lvbhgGIAEoCRITCgtza2lwX2xhdW5jaBgHIAEoCCI4ChJSdW5NYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUiMwoTTGlzdE1hY2hpbmVzUmVxdWVzdBILCgNhcHAYASABKAkSDwoHaG9zdF9pZBgCIAEoCSI7ChRMaXN0TWFjaGluZXNSZXNwb25zZRIjCghtYWNoaW5lcxgBIAMoCzIRLmZlcnJ5LnYxLk1hY2hpbmUiJwoRR2V0TWFjaGluZVJlcXVlc3QSEgoKbWFjaGluZV9pZBgBIAEoCSJaChJHZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUSIAoGdm9sdW1lGAIgASgLMhAuZmVycnkudjEuVm9sdW1lIikKE1N0YXJ0TWFjaGluZVJlcXVlc3QSEgoKbWFjaGluZV9pZBgBIAEoCSJIChRTdGFydE1hY2hpbmVSZXNwb25zZRIiCgdtYWNoaW5lGAEgASgLMhEuZmVycnkudjEuTWFjaGluZRIMCgRub3RlGAIgASgJImQKElN0b3BNYWNoaW5lUmVxdWVzdBISCgptYWNoaW5lX2lkGAEgASgJEg4KBnNpZ25hbBgCIAEoCRIqCgd0aW1lb3V0GAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIkcKE1N0b3BNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUSDAoEbm90ZRgCIAEoCSIrChVSZXN0YXJ0TWFjaGluZVJlcXVlc3QSEgoKbWFjaGluZV9pZBgBIAEoCSJKChZSZXN0YXJ0TWFjaGluZVJlc3BvbnNlEiIKB21hY2hpbmUYASABKAsyES5mZXJyeS52MS5NYWNoaW5lEgwKBG5vdGUYAiABKAkiOgoVRGVzdHJveU1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDQoFZm9yY2UYAiABKAgiPAoWRGVzdHJveU1hY2hpbmVSZXNwb25zZRIiCgdtYWNoaW5lGAEgASgLMhEuZmVycnkudjEuTWFjaGluZSJMChJNYWNoaW5lTG9nc1JlcXVlc3QSEgoKbWFjaGluZV9pZBgBIAEoCRISCgp0YWlsX2xpbmVzGAIgASgNEg4KBmZvbGxvdxgDIAEoCCIjChNNYWNoaW5lTG9nc1Jlc3BvbnNlEgwKBGxpbmUYASABKAkiWwoTQ3JlYXRlVm9sdW1lUmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCnNpemVfYnl0ZXMYAiABKAQSDwoHaG9zdF9pZBgDIAEoCRIRCglmcm9tX3BhdGgYBCABKAkiOAoUQ3JlYXRlVm9sdW1lUmVzcG9uc2USIAoGdm9sdW1lGAEgASgLMhAuZmVycnkudjEuVm9sdW1lIiUKEkxpc3RWb2x1bWVzUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJIjgKE0xpc3RWb2x1bWVzUmVzcG9uc2USIQoHdm9sdW1lcxgBIAMoCzIQLmZlcnJ5LnYxLlZvbHVtZSIlChBHZXRWb2x1bWVSZXF1ZXN0EhEKCXZvbHVtZV9pZBgBIAEoCSI1ChFHZXRWb2x1bWVSZXNwb25zZRIgCgZ2b2x1bWUYASABKAsyEC5mZXJyeS52MS5Wb2x1bWUiUAoTRXhwb3J0Vm9sdW1lUmVxdWVzdBIRCgl2b2x1bWVfaWQYASABKAkSJgoDdHRsGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIj4KFEV4cG9ydFZvbHVtZVJlc3BvbnNlEiYKBmV4cG9ydBgBIAEoCzIWLmZlcnJ5LnYxLlZvbHVtZUV4cG9ydCIpChREZXN0cm95Vm9sdW1lUmVxdWVzdBIRCgl2b2x1bWVfaWQYASABKAkiFwoVRGVzdHJveVZvbHVtZVJlc3BvbnNlIhIKEExpc3RIb3N0c1JlcXVlc3QiMgoRTGlzdEhvc3RzUmVzcG9uc2USHQoFaG9zdHMYASADKAsyDi5mZXJyeS52MS5Ib3N0IicKFEdldEhvc3RTdGF0dXNSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkiWgoVR2V0SG9zdFN0YXR1c1Jlc3BvbnNlEhwKBGhvc3QYASABKAsyDi5mZXJyeS52MS5Ib3N0EiMKCG1hY2hpbmVzGAIgAygLMhEuZmVycnkudjEuTWFjaGluZSIkChFDb3Jkb25Ib3N0UmVxdWVzdBIPCgdob3N0X2lkGAEgASgJIjIKEkNvcmRvbkhvc3RSZXNwb25zZRIcCgRob3N0GAEgASgLMg4uZmVycnkudjEuSG9zdCImChNVbmNvcmRvbkhvc3RSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkiNAoUVW5jb3Jkb25Ib3N0UmVzcG9uc2USHAoEaG9zdBgBIAEoCzIOLmZlcnJ5LnYxLkhvc3QiJAoRUmVtb3ZlSG9zdFJlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCSIUChJSZW1vdmVIb3N0UmVzcG9uc2UiUwoaU2V0Q29weUxpbWl0c09mSG9zdFJlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCRIkCgZsaW1pdHMYAiABKAsyFC5mZXJyeS52MS5Db3B5TGltaXRzIjsKG1NldENvcHlMaW1pdHNPZkhvc3RSZXNwb25zZRIcCgRob3N0GAEgASgLMg4uZmVycnkudjEuSG9zdCK6AgoVTWlncmF0ZU1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSEwoLZGVzdGluYXRpb24YAiABKAkSLQoIc3RyYXRlZ3kYAyABKA4yGy5mZXJyeS52MS5NaWdyYXRpb25TdHJhdGVneRIxCg5zdGFydF9kZWFkbGluZRgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIWCg5vdmVycmlkZV9ob3N0cxgFIAMoCRIkCgZyZWFzb24YBiABKA4yFC5mZXJyeS52MS5Nb3ZlUmVhc29uEhIKCm9yZGVyZWRfYnkYByABKAkSMgoPZG93bnRpbWVfYnVkZ2V0GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhAKCHByaW9yaXR5GAkgASgFIkAKFk1pZ3JhdGVNYWNoaW5lUmVzcG9uc2USJgoJbWlncmF0aW9uGAEgASgLMhMuZmVycnkudjEuTWlncmF0aW9uIjkKFUxpc3RNaWdyYXRpb25zUmVxdWVzdBIRCglvcGVuX29ubHkYASABKAgSDQoFbGltaXQYAiABKA0iQQoWTGlzdE1pZ3JhdGlvbnNSZXNwb25zZRInCgptaWdyYXRpb25zGAEgAygLMhMuZmVycnkudjEuTWlncmF0aW9uIisKE0dldE1pZ3JhdGlvblJlcXVlc3QSFAoMbWlncmF0aW9uX2lkGAEgASgJIj4KFEdldE1pZ3JhdGlvblJlc3BvbnNlEiYKCW1pZ3JhdGlvbhgBIAEoCzITLmZlcnJ5LnYxLk1pZ3JhdGlvbiItChVXYXRjaE1pZ3JhdGlvblJlcXVlc3QSFAoMbWlncmF0aW9uX2lkGAEgASgJIkAKFldhdGNoTWlncmF0aW9uUmVzcG9uc2USJgoJbWlncmF0aW9uGAEgASgLMhMuZmVycnkudjEuTWlncmF0aW9uIi4KFkNhbmNlbE1pZ3JhdGlvblJlcXVlc3QSFAoMbWlncmF0aW9uX2lkGAEgASgJIlIKF0NhbmNlbE1pZ3JhdGlvblJlc3BvbnNlEg8KB291dGNvbWUYASABKAkSJgoJbWlncmF0aW9uGAIgASgLMhMuZmVycnkudjEuTWlncmF0aW9uIi0KFVJldHJ5TWlncmF0aW9uUmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkiQAoWUmV0cnlNaWdyYXRpb25SZXNwb25zZRImCgltaWdyYXRpb24YASABKAsyEy5mZXJyeS52MS5NaWdyYXRpb24iKQoRQWNjZXB0RG93blJlcXVlc3QSFAoMbWlncmF0aW9uX2lkGAEgASgJIjwKEkFjY2VwdERvd25SZXNwb25zZRImCgltaWdyYXRpb24YASABKAsyEy5mZXJyeS52MS5NaWdyYXRpb24iPAoTT3ZlcnJpZGVIb3N0UmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkSDwoHaG9zdF9pZBgCIAEoCSI+ChRPdmVycmlkZUhvc3RSZXNwb25zZRImCgltaWdyYXRpb24YASABKAsyEy5mZXJyeS52MS5NaWdyYXRpb24ilwEKEERyYWluSG9zdFJlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCRIPCgdkcnlfcnVuGAIgASgIEicKB29wdGlvbnMYAyABKAsyFi5mZXJyeS52MS5EcmFpbk9wdGlvbnMSJAoGcmVhc29uGAQgASgOMhQuZmVycnkudjEuTW92ZVJlYXNvbhISCgpvcmRlcmVkX2J5GAUgASgJIjMKEURyYWluSG9zdFJlc3BvbnNlEh4KBWRyYWluGAEgASgLMg8uZmVycnkudjEuRHJhaW4iNQoRTGlzdERyYWluc1JlcXVlc3QSEQoJb3Blbl9vbmx5GAEgASgIEg0KBWxpbWl0GAIgASgNIjUKEkxpc3REcmFpbnNSZXNwb25zZRIfCgZkcmFpbnMYASADKAsyDy5mZXJyeS52MS5EcmFpbiIjCg9HZXREcmFpblJlcXVlc3QSEAoIZHJhaW5faWQYASABKAkiMgoQR2V0RHJhaW5SZXNwb25zZRIeCgVkcmFpbhgBIAEoCzIPLmZlcnJ5LnYxLkRyYWluIiUKEVdhdGNoRHJhaW5SZXF1ZXN0EhAKCGRyYWluX2lkGAEgASgJIjQKEldhdGNoRHJhaW5SZXNwb25zZRIeCgVkcmFpbhgBIAEoCzIPLmZlcnJ5LnYxLkRyYWluIiUKEVBhdXNlRHJhaW5SZXF1ZXN0EhAKCGRyYWluX2lkGAEgASgJIjQKElBhdXNlRHJhaW5SZXNwb25zZRIeCgVkcmFpbhgBIAEoCzIPLmZlcnJ5LnYxLkRyYWluIiYKElJlc3VtZURyYWluUmVxdWVzdBIQCghkcmFpbl9pZBgBIAEoCSI1ChNSZXN1bWVEcmFpblJlc3BvbnNlEh4KBWRyYWluGAEgASgLMg8uZmVycnkudjEuRHJhaW4iOAoSQ2FuY2VsRHJhaW5SZXF1ZXN0EhAKCGRyYWluX2lkGAEgASgJEhAKCHVuY29yZG9uGAIgASgIIjUKE0NhbmNlbERyYWluUmVzcG9uc2USHgoFZHJhaW4YASABKAsyDy5mZXJyeS52MS5EcmFpbiISChBHZXRTdGF0dXNSZXF1ZXN0Is4CChFHZXRTdGF0dXNSZXNwb25zZRIxCgxjb29yZGluYXRvcnMYASADKAsyGy5mZXJyeS52MS5Db29yZGluYXRvclN0YXR1cxINCgVzdG9yZRgCIAEoCRIQCghob3N0c19vaxgDIAEoDRIZChFob3N0c191bnJlYWNoYWJsZRgEIAMoCRIWCg5ob3N0c19jb3Jkb25lZBgFIAMoCRIQCghtYWNoaW5lcxgGIAEoDRIZChFtYWNoaW5lc190cm91YmxlZBgHIAMoCRIaChJtaWdyYXRpb25zX3J1bm5pbmcYCCABKA0SGQoRbWlncmF0aW9uc19wYXJrZWQYCSADKAkSEgoKbG9ja3NfaGVsZBgKIAEoDRITCgtkcmFpbnNfb3BlbhgLIAMoCRIRCglhdHRlbnRpb24YDCADKAkSEgoKcmVidWlsZGluZxgNIAEoCSJvChFDb29yZGluYXRvclN0YXR1cxIKCgJpZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEg0KBWFsaXZlGAMgASgIEg8KB2RyaXZpbmcYBCABKA0SDwoHdmVyc2lvbhgFIAEoCRIMCgRzZWxmGAYgASgIIhIKEExpc3RMb2Nrc1JlcXVlc3QiOQoRTGlzdExvY2tzUmVzcG9uc2USJAoFbG9ja3MYASADKAsyFS5mZXJyeS52MS5OZXR3b3JrTG9jayIlChJFeHBsYWluTG9ja1JlcXVlc3QSDwoHbmV0d29yaxgBIAEoCSJ2ChNFeHBsYWluTG9ja1Jlc3BvbnNlEiMKBGxvY2sYASABKAsyFS5mZXJyeS52MS5OZXR3b3JrTG9jaxIlCgdwZXJtaXRzGAIgAygLMhQuZmVycnkudjEuSG9zdFBlcm1pdBITCgtleHBsYW5hdGlvbhgDIAEoCSJ/CgpIb3N0UGVybWl0Eg8KB2hvc3RfaWQYASABKAkSIAoGcGVybWl0GAIgASgLMhAuZmVycnkudjEuUGVybWl0EhMKC3VucmVhY2hhYmxlGAMgASgJEikKBXNpbmNlGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcDKEBQoOTWFjaGluZVNlcnZpY2USRwoKUnVuTWFjaGluZRIbLmZlcnJ5LnYxLlJ1bk1hY2hpbmVSZXF1ZXN0GhwuZmVycnkudjEuUnVuTWFjaGluZVJlc3BvbnNlEk0KDExpc3RNYWNoaW5lcxIdLmZlcnJ5LnYxLkxpc3RNYWNoaW5lc1JlcXVlc3QaHi5mZXJyeS52MS5MaXN0TWFjaGluZXNSZXNwb25zZRJHCgpHZXRNYWNoaW5lEhsuZmVycnkudjEuR2V0TWFjaGluZVJlcXVlc3QaHC5mZXJyeS52MS5HZXRNYWNoaW5lUmVzcG9uc2USTQoMU3RhcnRNYWNoaW5lEh0uZmVycnkudjEuU3RhcnRNYWNoaW5lUmVxdWVzdBoeLmZlcnJ5LnYxLlN0YXJ0TWFjaGluZVJlc3BvbnNlEkoKC1N0b3BNYWNoaW5lEhwuZmVycnkudjEuU3RvcE1hY2hpbmVSZXF1ZXN0Gh0uZmVycnkudjEuU3RvcE1hY2hpbmVSZXNwb25zZRJTCg5SZXN0YXJ0TWFjaGluZRIfLmZlcnJ5LnYxLlJlc3RhcnRNYWNoaW5lUmVxdWVzdBogLmZlcnJ5LnYxLlJlc3RhcnRNYWNoaW5lUmVzcG9uc2USUwoORGVzdHJveU1hY2hpbmUSHy5mZXJyeS52MS5EZXN0cm95TWFjaGluZVJlcXVlc3QaIC5mZXJyeS52MS5EZXN0cm95TWFjaGluZVJlc3BvbnNlEkwKC01hY2hpbmVMb2dzEhwuZmVycnkudjEuTWFjaGluZUxvZ3NSZXF1ZXN0Gh0uZmVycnkudjEuTWFjaGluZUxvZ3NSZXNwb25zZTABMpEDCg1Wb2x1bWVTZXJ2aWNlEk0KDENyZWF0ZVZvbHVtZRIdLmZlcnJ5LnYxLkNyZWF0ZVZvbHVtZVJlcXVlc3QaHi5mZXJyeS52MS5DcmVhdGVWb2x1bWVSZXNwb25zZRJKCgtMaXN0Vm9sdW1lcxIcLmZlcnJ5LnYxLkxpc3RWb2x1bWVzUmVxdWVzdBodLmZlcnJ5LnYxLkxpc3RWb2x1bWVzUmVzcG9uc2USRAoJR2V0Vm9sdW1lEhouZmVycnkudjEuR2V0Vm9sdW1lUmVxdWVzdBobLmZlcnJ5LnYxLkdldFZvbHVtZVJlc3BvbnNlEk0KDEV4cG9ydFZvbHVtZRIdLmZlcnJ5LnYxLkV4cG9ydFZvbHVtZVJlcXVlc3QaHi5mZXJyeS52MS5FeHBvcnRWb2x1bWVSZXNwb25zZRJQCg1EZXN0cm95Vm9sdW1lEh4uZmVycnkudjEuRGVzdHJveVZvbHVtZVJlcXVlc3QaHy5mZXJyeS52MS5EZXN0cm95Vm9sdW1lUmVzcG9uc2UysAQKC0hvc3RTZXJ2aWNlEkQKCUhlYXJ0YmVhdBIaLmZlcnJ5LnYxLkhlYXJ0YmVhdFJlcXVlc3QaGy5mZXJyeS52MS5IZWFydGJlYXRSZXNwb25zZRJECglMaXN0SG9zdHMSGi5mZXJyeS52MS5MaXN0SG9zdHNSZXF1ZXN0GhsuZmVycnkudjEuTGlzdEhvc3RzUmVzcG9uc2USUAoNR2V0SG9zdFN0YXR1cxIeLmZlcnJ5LnYxLkdldEhvc3RTdGF0dXNSZXF1ZXN0Gh8uZmVycnkudjEuR2V0SG9zdFN0YXR1c1Jlc3BvbnNlEkcKCkNvcmRvbkhvc3QSGy5mZXJyeS52MS5Db3Jkb25Ib3N0UmVxdWVzdBocLmZlcnJ5LnYxLkNvcmRvbkhvc3RSZXNwb25zZRJNCgxVbmNvcmRvbkhvc3QSHS5mZXJyeS52MS5VbmNvcmRvbkhvc3RSZXF1ZXN0Gh4uZmVycnkudjEuVW5jb3Jkb25Ib3N0UmVzcG9uc2USRwoKUmVtb3ZlSG9zdBIbLmZlcnJ5LnYxLlJlbW92ZUhvc3RSZXF1ZXN0GhwuZmVycnkudjEuUmVtb3ZlSG9zdFJlc3BvbnNlEmIKE1NldENvcHlMaW1pdHNPZkhvc3QSJC5mZXJyeS52MS5TZXRDb3B5TGltaXRzT2ZIb3N0UmVxdWVzdBolLmZlcnJ5LnYxLlNldENvcHlMaW1pdHNPZkhvc3RSZXNwb25zZTKnBQoQTWlncmF0aW9uU2VydmljZRJTCg5NaWdyYXRlTWFjaGluZRIfLmZlcnJ5LnYxLk1pZ3JhdGVNYWNoaW5lUmVxdWVzdBogLmZlcnJ5LnYxLk1pZ3JhdGVNYWNoaW5lUmVzcG9uc2USUwoOTGlzdE1pZ3JhdGlvbnMSHy5mZXJyeS52MS5MaXN0TWlncmF0aW9uc1JlcXVlc3QaIC5mZXJyeS52MS5MaXN0TWlncmF0aW9uc1Jlc3BvbnNlEk0KDEdldE1pZ3JhdGlvbhIdLmZlcnJ5LnYxLkdldE1pZ3JhdGlvblJlcXVlc3QaHi5mZXJyeS52MS5HZXRNaWdyYXRpb25SZXNwb25zZRJVCg5XYXRjaE1pZ3JhdGlvbhIfLmZlcnJ5LnYxLldhdGNoTWlncmF0aW9uUmVxdWVzdBogLmZlcnJ5LnYxLldhdGNoTWlncmF0aW9uUmVzcG9uc2UwARJWCg9DYW5jZWxNaWdyYXRpb24SIC5mZXJyeS52MS5DYW5jZWxNaWdyYXRpb25SZXF1ZXN0GiEuZmVycnkudjEuQ2FuY2VsTWlncmF0aW9uUmVzcG9uc2USUwoOUmV0cnlNaWdyYXRpb24SHy5mZXJyeS52MS5SZXRyeU1pZ3JhdGlvblJlcXVlc3QaIC5mZXJyeS52MS5SZXRyeU1pZ3JhdGlvblJlc3BvbnNlEkcKCkFjY2VwdERvd24SGy5mZXJyeS52MS5BY2NlcHREb3duUmVxdWVzdBocLmZlcnJ5LnYxLkFjY2VwdERvd25SZXNwb25zZRJNCgxPdmVycmlkZUhvc3QSHS5mZXJyeS52MS5PdmVycmlkZUhvc3RSZXF1ZXN0Gh4uZmVycnkudjEuT3ZlcnJpZGVIb3N0UmVzcG9uc2UyjAQKDERyYWluU2VydmljZRJECglEcmFpbkhvc3QSGi5mZXJyeS52MS5EcmFpbkhvc3RSZXF1ZXN0GhsuZmVycnkudjEuRHJhaW5Ib3N0UmVzcG9uc2USRwoKTGlzdERyYWlucxIbLmZlcnJ5LnYxLkxpc3REcmFpbnNSZXF1ZXN0GhwuZmVycnkudjEuTGlzdERyYWluc1Jlc3BvbnNlEkEKCEdldERyYWluEhkuZmVycnkudjEuR2V0RHJhaW5SZXF1ZXN0GhouZmVycnkudjEuR2V0RHJhaW5SZXNwb25zZRJJCgpXYXRjaERyYWluEhsuZmVycnkudjEuV2F0Y2hEcmFpblJlcXVlc3QaHC5mZXJyeS52MS5XYXRjaERyYWluUmVzcG9uc2UwARJHCgpQYXVzZURyYWluEhsuZmVycnkudjEuUGF1c2VEcmFpblJlcXVlc3QaHC5mZXJyeS52MS5QYXVzZURyYWluUmVzcG9uc2USSgoLUmVzdW1lRHJhaW4SHC5mZXJyeS52MS5SZXN1bWVEcmFpblJlcXVlc3QaHS5mZXJyeS52MS5SZXN1bWVEcmFpblJlc3BvbnNlEkoKC0NhbmNlbERyYWluEhwuZmVycnkudjEuQ2FuY2VsRHJhaW5SZXF1ZXN0Gh0uZmVycnkudjEuQ2FuY2VsRHJhaW5SZXNwb25zZTJWCg5DbHVzdGVyU2VydmljZRJECglHZXRTdGF0dXMSGi5mZXJyeS52MS5HZXRTdGF0dXNSZXF1ZXN0GhsuZmVycnkudjEuR2V0U3RhdHVzUmVzcG9uc2UynwEKC0xvY2tTZXJ2aWNlEkQKCUxpc3RMb2NrcxIaLmZlcnJ5LnYxLkxpc3RMb2Nrc1JlcXVlc3QaGy5mZXJyeS52MS5MaXN0TG9ja3NSZXNwb25zZRJKCgtFeHBsYWluTG9jaxIcLmZlcnJ5LnYxLkV4cGxhaW5Mb2NrUmVxdWVzdBodLmZlcnJ5LnYxLkV4cGxhaW5Mb2NrUmVzcG9uc2ViBnByb3RvMw", [file_ferry_v1_drain, file_ferry_v1_host, file_ferry_v1_lock, file_ferry_v1_machine, file_ferry_v1_migration, file_ferry_v1_volume, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * An app: a name that Machines share. It comes to be with its first Machine.
@@ -563,6 +565,13 @@ export type CreateVolumeRequest = Message<"ferry.v1.CreateVolumeRequest"> & {
    * @generated from field: string host_id = 3;
    */
   hostId: string;
+
+  /**
+   * A raw disk image in the import folder of that host, whose bytes the volume starts with; empty = a new file system.
+   *
+   * @generated from field: string from_path = 4;
+   */
+  fromPath: string;
 };
 
 /**
@@ -968,6 +977,55 @@ export const RemoveHostResponseSchema: GenMessage<RemoveHostResponse> = /*@__PUR
   messageDesc(file_ferry_v1_coordinator, 37);
 
 /**
+ * Limit the copies that leave and reach a host; felt by those under way within a second.
+ *
+ * @generated from message ferry.v1.SetCopyLimitsOfHostRequest
+ */
+export type SetCopyLimitsOfHostRequest = Message<"ferry.v1.SetCopyLimitsOfHostRequest"> & {
+  /**
+   * Host ID.
+   *
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * The limits.
+   *
+   * @generated from field: ferry.v1.CopyLimits limits = 2;
+   */
+  limits?: CopyLimits | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.SetCopyLimitsOfHostRequest.
+ * Use `create(SetCopyLimitsOfHostRequestSchema)` to create a new message.
+ */
+export const SetCopyLimitsOfHostRequestSchema: GenMessage<SetCopyLimitsOfHostRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 38);
+
+/**
+ * The host.
+ *
+ * @generated from message ferry.v1.SetCopyLimitsOfHostResponse
+ */
+export type SetCopyLimitsOfHostResponse = Message<"ferry.v1.SetCopyLimitsOfHostResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: ferry.v1.Host host = 1;
+   */
+  host?: Host | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.SetCopyLimitsOfHostResponse.
+ * Use `create(SetCopyLimitsOfHostResponseSchema)` to create a new message.
+ */
+export const SetCopyLimitsOfHostResponseSchema: GenMessage<SetCopyLimitsOfHostResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 39);
+
+/**
  * Move a Machine.
  *
  * @generated from message ferry.v1.MigrateMachineRequest
@@ -1007,6 +1065,34 @@ export type MigrateMachineRequest = Message<"ferry.v1.MigrateMachineRequest"> & 
    * @generated from field: repeated string override_hosts = 5;
    */
   overrideHosts: string[];
+
+  /**
+   * Why.
+   *
+   * @generated from field: ferry.v1.MoveReason reason = 6;
+   */
+  reason: MoveReason;
+
+  /**
+   * Who orders it; shown in the Machine's event log.
+   *
+   * @generated from field: string ordered_by = 7;
+   */
+  orderedBy: string;
+
+  /**
+   * Longest time that the last copy may take; default 300 ms.
+   *
+   * @generated from field: google.protobuf.Duration downtime_budget = 8;
+   */
+  downtimeBudget?: Duration | undefined;
+
+  /**
+   * Higher goes first in line for the network; -100 to 100, default 0.
+   *
+   * @generated from field: int32 priority = 9;
+   */
+  priority: number;
 };
 
 /**
@@ -1014,7 +1100,7 @@ export type MigrateMachineRequest = Message<"ferry.v1.MigrateMachineRequest"> & 
  * Use `create(MigrateMachineRequestSchema)` to create a new message.
  */
 export const MigrateMachineRequestSchema: GenMessage<MigrateMachineRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 38);
+  messageDesc(file_ferry_v1_coordinator, 40);
 
 /**
  * The migration, claimed.
@@ -1035,7 +1121,7 @@ export type MigrateMachineResponse = Message<"ferry.v1.MigrateMachineResponse"> 
  * Use `create(MigrateMachineResponseSchema)` to create a new message.
  */
 export const MigrateMachineResponseSchema: GenMessage<MigrateMachineResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 39);
+  messageDesc(file_ferry_v1_coordinator, 41);
 
 /**
  * Ask for migrations.
@@ -1063,7 +1149,7 @@ export type ListMigrationsRequest = Message<"ferry.v1.ListMigrationsRequest"> & 
  * Use `create(ListMigrationsRequestSchema)` to create a new message.
  */
 export const ListMigrationsRequestSchema: GenMessage<ListMigrationsRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 40);
+  messageDesc(file_ferry_v1_coordinator, 42);
 
 /**
  * The migrations.
@@ -1084,7 +1170,7 @@ export type ListMigrationsResponse = Message<"ferry.v1.ListMigrationsResponse"> 
  * Use `create(ListMigrationsResponseSchema)` to create a new message.
  */
 export const ListMigrationsResponseSchema: GenMessage<ListMigrationsResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 41);
+  messageDesc(file_ferry_v1_coordinator, 43);
 
 /**
  * Ask for one migration.
@@ -1105,7 +1191,7 @@ export type GetMigrationRequest = Message<"ferry.v1.GetMigrationRequest"> & {
  * Use `create(GetMigrationRequestSchema)` to create a new message.
  */
 export const GetMigrationRequestSchema: GenMessage<GetMigrationRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 42);
+  messageDesc(file_ferry_v1_coordinator, 44);
 
 /**
  * The migration.
@@ -1126,7 +1212,7 @@ export type GetMigrationResponse = Message<"ferry.v1.GetMigrationResponse"> & {
  * Use `create(GetMigrationResponseSchema)` to create a new message.
  */
 export const GetMigrationResponseSchema: GenMessage<GetMigrationResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 43);
+  messageDesc(file_ferry_v1_coordinator, 45);
 
 /**
  * Follow a migration.
@@ -1147,7 +1233,7 @@ export type WatchMigrationRequest = Message<"ferry.v1.WatchMigrationRequest"> & 
  * Use `create(WatchMigrationRequestSchema)` to create a new message.
  */
 export const WatchMigrationRequestSchema: GenMessage<WatchMigrationRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 44);
+  messageDesc(file_ferry_v1_coordinator, 46);
 
 /**
  * The migration, at each change.
@@ -1168,7 +1254,7 @@ export type WatchMigrationResponse = Message<"ferry.v1.WatchMigrationResponse"> 
  * Use `create(WatchMigrationResponseSchema)` to create a new message.
  */
 export const WatchMigrationResponseSchema: GenMessage<WatchMigrationResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 45);
+  messageDesc(file_ferry_v1_coordinator, 47);
 
 /**
  * Cancel a migration: an order to the source, whose answer counts.
@@ -1189,7 +1275,7 @@ export type CancelMigrationRequest = Message<"ferry.v1.CancelMigrationRequest"> 
  * Use `create(CancelMigrationRequestSchema)` to create a new message.
  */
 export const CancelMigrationRequestSchema: GenMessage<CancelMigrationRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 46);
+  messageDesc(file_ferry_v1_coordinator, 48);
 
 /**
  * The answer.
@@ -1217,7 +1303,7 @@ export type CancelMigrationResponse = Message<"ferry.v1.CancelMigrationResponse"
  * Use `create(CancelMigrationResponseSchema)` to create a new message.
  */
 export const CancelMigrationResponseSchema: GenMessage<CancelMigrationResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 47);
+  messageDesc(file_ferry_v1_coordinator, 49);
 
 /**
  * Try a parked or moved-back migration again, under a new ID, to the same destination.
@@ -1238,7 +1324,7 @@ export type RetryMigrationRequest = Message<"ferry.v1.RetryMigrationRequest"> & 
  * Use `create(RetryMigrationRequestSchema)` to create a new message.
  */
 export const RetryMigrationRequestSchema: GenMessage<RetryMigrationRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 48);
+  messageDesc(file_ferry_v1_coordinator, 50);
 
 /**
  * The new migration.
@@ -1259,7 +1345,7 @@ export type RetryMigrationResponse = Message<"ferry.v1.RetryMigrationResponse"> 
  * Use `create(RetryMigrationResponseSchema)` to create a new message.
  */
 export const RetryMigrationResponseSchema: GenMessage<RetryMigrationResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 49);
+  messageDesc(file_ferry_v1_coordinator, 51);
 
 /**
  * Accept that the Machine of a parked migration is down, and free its network.
@@ -1280,7 +1366,7 @@ export type AcceptDownRequest = Message<"ferry.v1.AcceptDownRequest"> & {
  * Use `create(AcceptDownRequestSchema)` to create a new message.
  */
 export const AcceptDownRequestSchema: GenMessage<AcceptDownRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 50);
+  messageDesc(file_ferry_v1_coordinator, 52);
 
 /**
  * The migration.
@@ -1301,7 +1387,7 @@ export type AcceptDownResponse = Message<"ferry.v1.AcceptDownResponse"> & {
  * Use `create(AcceptDownResponseSchema)` to create a new message.
  */
 export const AcceptDownResponseSchema: GenMessage<AcceptDownResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 51);
+  messageDesc(file_ferry_v1_coordinator, 53);
 
 /**
  * Do not wait for the permit of a host, because the operator knows that it stops nothing.
@@ -1329,7 +1415,7 @@ export type OverrideHostRequest = Message<"ferry.v1.OverrideHostRequest"> & {
  * Use `create(OverrideHostRequestSchema)` to create a new message.
  */
 export const OverrideHostRequestSchema: GenMessage<OverrideHostRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 52);
+  messageDesc(file_ferry_v1_coordinator, 54);
 
 /**
  * The migration.
@@ -1350,7 +1436,519 @@ export type OverrideHostResponse = Message<"ferry.v1.OverrideHostResponse"> & {
  * Use `create(OverrideHostResponseSchema)` to create a new message.
  */
 export const OverrideHostResponseSchema: GenMessage<OverrideHostResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 53);
+  messageDesc(file_ferry_v1_coordinator, 55);
+
+/**
+ * Empty a host.
+ *
+ * @generated from message ferry.v1.DrainHostRequest
+ */
+export type DrainHostRequest = Message<"ferry.v1.DrainHostRequest"> & {
+  /**
+   * Host ID.
+   *
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * Only say what would happen; nothing is changed.
+   *
+   * @generated from field: bool dry_run = 2;
+   */
+  dryRun: boolean;
+
+  /**
+   * How.
+   *
+   * @generated from field: ferry.v1.DrainOptions options = 3;
+   */
+  options?: DrainOptions | undefined;
+
+  /**
+   * Why.
+   *
+   * @generated from field: ferry.v1.MoveReason reason = 4;
+   */
+  reason: MoveReason;
+
+  /**
+   * Who orders it.
+   *
+   * @generated from field: string ordered_by = 5;
+   */
+  orderedBy: string;
+};
+
+/**
+ * Describes the message ferry.v1.DrainHostRequest.
+ * Use `create(DrainHostRequestSchema)` to create a new message.
+ */
+export const DrainHostRequestSchema: GenMessage<DrainHostRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 56);
+
+/**
+ * The drain, or what it would do.
+ *
+ * @generated from message ferry.v1.DrainHostResponse
+ */
+export type DrainHostResponse = Message<"ferry.v1.DrainHostResponse"> & {
+  /**
+   * With dry_run without an ID.
+   *
+   * @generated from field: ferry.v1.Drain drain = 1;
+   */
+  drain?: Drain | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.DrainHostResponse.
+ * Use `create(DrainHostResponseSchema)` to create a new message.
+ */
+export const DrainHostResponseSchema: GenMessage<DrainHostResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 57);
+
+/**
+ * Ask for drains.
+ *
+ * @generated from message ferry.v1.ListDrainsRequest
+ */
+export type ListDrainsRequest = Message<"ferry.v1.ListDrainsRequest"> & {
+  /**
+   * Only those that have not ended.
+   *
+   * @generated from field: bool open_only = 1;
+   */
+  openOnly: boolean;
+
+  /**
+   * At most this many, newest first; 0 = 100; at most 1,000.
+   *
+   * @generated from field: uint32 limit = 2;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message ferry.v1.ListDrainsRequest.
+ * Use `create(ListDrainsRequestSchema)` to create a new message.
+ */
+export const ListDrainsRequestSchema: GenMessage<ListDrainsRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 58);
+
+/**
+ * The drains.
+ *
+ * @generated from message ferry.v1.ListDrainsResponse
+ */
+export type ListDrainsResponse = Message<"ferry.v1.ListDrainsResponse"> & {
+  /**
+   * Newest first, without their Machines.
+   *
+   * @generated from field: repeated ferry.v1.Drain drains = 1;
+   */
+  drains: Drain[];
+};
+
+/**
+ * Describes the message ferry.v1.ListDrainsResponse.
+ * Use `create(ListDrainsResponseSchema)` to create a new message.
+ */
+export const ListDrainsResponseSchema: GenMessage<ListDrainsResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 59);
+
+/**
+ * Ask for one drain.
+ *
+ * @generated from message ferry.v1.GetDrainRequest
+ */
+export type GetDrainRequest = Message<"ferry.v1.GetDrainRequest"> & {
+  /**
+   * Drain ID, or host ID: then its newest.
+   *
+   * @generated from field: string drain_id = 1;
+   */
+  drainId: string;
+};
+
+/**
+ * Describes the message ferry.v1.GetDrainRequest.
+ * Use `create(GetDrainRequestSchema)` to create a new message.
+ */
+export const GetDrainRequestSchema: GenMessage<GetDrainRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 60);
+
+/**
+ * The drain.
+ *
+ * @generated from message ferry.v1.GetDrainResponse
+ */
+export type GetDrainResponse = Message<"ferry.v1.GetDrainResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: ferry.v1.Drain drain = 1;
+   */
+  drain?: Drain | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.GetDrainResponse.
+ * Use `create(GetDrainResponseSchema)` to create a new message.
+ */
+export const GetDrainResponseSchema: GenMessage<GetDrainResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 61);
+
+/**
+ * Follow a drain.
+ *
+ * @generated from message ferry.v1.WatchDrainRequest
+ */
+export type WatchDrainRequest = Message<"ferry.v1.WatchDrainRequest"> & {
+  /**
+   * Drain ID, or host ID: then its newest.
+   *
+   * @generated from field: string drain_id = 1;
+   */
+  drainId: string;
+};
+
+/**
+ * Describes the message ferry.v1.WatchDrainRequest.
+ * Use `create(WatchDrainRequestSchema)` to create a new message.
+ */
+export const WatchDrainRequestSchema: GenMessage<WatchDrainRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 62);
+
+/**
+ * The drain, at each change, at most twice a second.
+ *
+ * @generated from message ferry.v1.WatchDrainResponse
+ */
+export type WatchDrainResponse = Message<"ferry.v1.WatchDrainResponse"> & {
+  /**
+   * As it is now; the stream ends with the drain ended.
+   *
+   * @generated from field: ferry.v1.Drain drain = 1;
+   */
+  drain?: Drain | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.WatchDrainResponse.
+ * Use `create(WatchDrainResponseSchema)` to create a new message.
+ */
+export const WatchDrainResponseSchema: GenMessage<WatchDrainResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 63);
+
+/**
+ * Begin no further moves; those under way end.
+ *
+ * @generated from message ferry.v1.PauseDrainRequest
+ */
+export type PauseDrainRequest = Message<"ferry.v1.PauseDrainRequest"> & {
+  /**
+   * Drain ID, or host ID.
+   *
+   * @generated from field: string drain_id = 1;
+   */
+  drainId: string;
+};
+
+/**
+ * Describes the message ferry.v1.PauseDrainRequest.
+ * Use `create(PauseDrainRequestSchema)` to create a new message.
+ */
+export const PauseDrainRequestSchema: GenMessage<PauseDrainRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 64);
+
+/**
+ * The drain.
+ *
+ * @generated from message ferry.v1.PauseDrainResponse
+ */
+export type PauseDrainResponse = Message<"ferry.v1.PauseDrainResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: ferry.v1.Drain drain = 1;
+   */
+  drain?: Drain | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.PauseDrainResponse.
+ * Use `create(PauseDrainResponseSchema)` to create a new message.
+ */
+export const PauseDrainResponseSchema: GenMessage<PauseDrainResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 65);
+
+/**
+ * Go on, also with Machines that were parked.
+ *
+ * @generated from message ferry.v1.ResumeDrainRequest
+ */
+export type ResumeDrainRequest = Message<"ferry.v1.ResumeDrainRequest"> & {
+  /**
+   * Drain ID, or host ID.
+   *
+   * @generated from field: string drain_id = 1;
+   */
+  drainId: string;
+};
+
+/**
+ * Describes the message ferry.v1.ResumeDrainRequest.
+ * Use `create(ResumeDrainRequestSchema)` to create a new message.
+ */
+export const ResumeDrainRequestSchema: GenMessage<ResumeDrainRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 66);
+
+/**
+ * The drain.
+ *
+ * @generated from message ferry.v1.ResumeDrainResponse
+ */
+export type ResumeDrainResponse = Message<"ferry.v1.ResumeDrainResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: ferry.v1.Drain drain = 1;
+   */
+  drain?: Drain | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.ResumeDrainResponse.
+ * Use `create(ResumeDrainResponseSchema)` to create a new message.
+ */
+export const ResumeDrainResponseSchema: GenMessage<ResumeDrainResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 67);
+
+/**
+ * End a drain: moves that can be taken back are, others end. The host stays cordoned unless told otherwise.
+ *
+ * @generated from message ferry.v1.CancelDrainRequest
+ */
+export type CancelDrainRequest = Message<"ferry.v1.CancelDrainRequest"> & {
+  /**
+   * Drain ID, or host ID.
+   *
+   * @generated from field: string drain_id = 1;
+   */
+  drainId: string;
+
+  /**
+   * Take the cordon off, if this drain put it on.
+   *
+   * @generated from field: bool uncordon = 2;
+   */
+  uncordon: boolean;
+};
+
+/**
+ * Describes the message ferry.v1.CancelDrainRequest.
+ * Use `create(CancelDrainRequestSchema)` to create a new message.
+ */
+export const CancelDrainRequestSchema: GenMessage<CancelDrainRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 68);
+
+/**
+ * The drain.
+ *
+ * @generated from message ferry.v1.CancelDrainResponse
+ */
+export type CancelDrainResponse = Message<"ferry.v1.CancelDrainResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: ferry.v1.Drain drain = 1;
+   */
+  drain?: Drain | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.CancelDrainResponse.
+ * Use `create(CancelDrainResponseSchema)` to create a new message.
+ */
+export const CancelDrainResponseSchema: GenMessage<CancelDrainResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 69);
+
+/**
+ * Ask how the whole cluster is.
+ *
+ * @generated from message ferry.v1.GetStatusRequest
+ */
+export type GetStatusRequest = Message<"ferry.v1.GetStatusRequest"> & {
+};
+
+/**
+ * Describes the message ferry.v1.GetStatusRequest.
+ * Use `create(GetStatusRequestSchema)` to create a new message.
+ */
+export const GetStatusRequestSchema: GenMessage<GetStatusRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 70);
+
+/**
+ * The cluster at a glance.
+ *
+ * @generated from message ferry.v1.GetStatusResponse
+ */
+export type GetStatusResponse = Message<"ferry.v1.GetStatusResponse"> & {
+  /**
+   * Coordinators that share this store.
+   *
+   * @generated from field: repeated ferry.v1.CoordinatorStatus coordinators = 1;
+   */
+  coordinators: CoordinatorStatus[];
+
+  /**
+   * "sqlite" or "redis", and where, without secrets.
+   *
+   * @generated from field: string store = 2;
+   */
+  store: string;
+
+  /**
+   * Hosts that report.
+   *
+   * @generated from field: uint32 hosts_ok = 3;
+   */
+  hostsOk: number;
+
+  /**
+   * Hosts that do not.
+   *
+   * @generated from field: repeated string hosts_unreachable = 4;
+   */
+  hostsUnreachable: string[];
+
+  /**
+   * Cordoned hosts.
+   *
+   * @generated from field: repeated string hosts_cordoned = 5;
+   */
+  hostsCordoned: string[];
+
+  /**
+   * Machines.
+   *
+   * @generated from field: uint32 machines = 6;
+   */
+  machines: number;
+
+  /**
+   * Machines that shall run and do not, or are unhealthy.
+   *
+   * @generated from field: repeated string machines_troubled = 7;
+   */
+  machinesTroubled: string[];
+
+  /**
+   * Migrations that run.
+   *
+   * @generated from field: uint32 migrations_running = 8;
+   */
+  migrationsRunning: number;
+
+  /**
+   * Parked migrations that nobody has answered.
+   *
+   * @generated from field: repeated string migrations_parked = 9;
+   */
+  migrationsParked: string[];
+
+  /**
+   * Locks that are held.
+   *
+   * @generated from field: uint32 locks_held = 10;
+   */
+  locksHeld: number;
+
+  /**
+   * Drains that have not ended.
+   *
+   * @generated from field: repeated string drains_open = 11;
+   */
+  drainsOpen: string[];
+
+  /**
+   * What an operator should look at, most urgent first, in words, each with its next action.
+   *
+   * @generated from field: repeated string attention = 12;
+   */
+  attention: string[];
+
+  /**
+   * The store was lost and is rebuilt: what is waited for, in words.
+   *
+   * @generated from field: string rebuilding = 13;
+   */
+  rebuilding: string;
+};
+
+/**
+ * Describes the message ferry.v1.GetStatusResponse.
+ * Use `create(GetStatusResponseSchema)` to create a new message.
+ */
+export const GetStatusResponseSchema: GenMessage<GetStatusResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 71);
+
+/**
+ * One coordinator.
+ *
+ * @generated from message ferry.v1.CoordinatorStatus
+ */
+export type CoordinatorStatus = Message<"ferry.v1.CoordinatorStatus"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Address of its RPC port.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+
+  /**
+   * Whether it renews its lease.
+   *
+   * @generated from field: bool alive = 3;
+   */
+  alive: boolean;
+
+  /**
+   * Migrations that it drives.
+   *
+   * @generated from field: uint32 driving = 4;
+   */
+  driving: number;
+
+  /**
+   * Version.
+   *
+   * @generated from field: string version = 5;
+   */
+  version: string;
+
+  /**
+   * It answers this call.
+   *
+   * @generated from field: bool self = 6;
+   */
+  self: boolean;
+};
+
+/**
+ * Describes the message ferry.v1.CoordinatorStatus.
+ * Use `create(CoordinatorStatusSchema)` to create a new message.
+ */
+export const CoordinatorStatusSchema: GenMessage<CoordinatorStatus> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_coordinator, 72);
 
 /**
  * Ask for locks.
@@ -1365,7 +1963,7 @@ export type ListLocksRequest = Message<"ferry.v1.ListLocksRequest"> & {
  * Use `create(ListLocksRequestSchema)` to create a new message.
  */
 export const ListLocksRequestSchema: GenMessage<ListLocksRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 54);
+  messageDesc(file_ferry_v1_coordinator, 73);
 
 /**
  * The locks.
@@ -1386,7 +1984,7 @@ export type ListLocksResponse = Message<"ferry.v1.ListLocksResponse"> & {
  * Use `create(ListLocksResponseSchema)` to create a new message.
  */
 export const ListLocksResponseSchema: GenMessage<ListLocksResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 55);
+  messageDesc(file_ferry_v1_coordinator, 74);
 
 /**
  * Ask for one network's lock.
@@ -1407,7 +2005,7 @@ export type ExplainLockRequest = Message<"ferry.v1.ExplainLockRequest"> & {
  * Use `create(ExplainLockRequestSchema)` to create a new message.
  */
 export const ExplainLockRequestSchema: GenMessage<ExplainLockRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 56);
+  messageDesc(file_ferry_v1_coordinator, 75);
 
 /**
  * The lock, and what hosts promised.
@@ -1442,7 +2040,7 @@ export type ExplainLockResponse = Message<"ferry.v1.ExplainLockResponse"> & {
  * Use `create(ExplainLockResponseSchema)` to create a new message.
  */
 export const ExplainLockResponseSchema: GenMessage<ExplainLockResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 57);
+  messageDesc(file_ferry_v1_coordinator, 76);
 
 /**
  * A permit and the host that gave it.
@@ -1484,7 +2082,7 @@ export type HostPermit = Message<"ferry.v1.HostPermit"> & {
  * Use `create(HostPermitSchema)` to create a new message.
  */
 export const HostPermitSchema: GenMessage<HostPermit> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_coordinator, 58);
+  messageDesc(file_ferry_v1_coordinator, 77);
 
 /**
  * Machines.
@@ -1700,6 +2298,16 @@ export const HostService: GenService<{
     input: typeof RemoveHostRequestSchema;
     output: typeof RemoveHostResponseSchema;
   },
+  /**
+   * Limits of copies.
+   *
+   * @generated from rpc ferry.v1.HostService.SetCopyLimitsOfHost
+   */
+  setCopyLimitsOfHost: {
+    methodKind: "unary";
+    input: typeof SetCopyLimitsOfHostRequestSchema;
+    output: typeof SetCopyLimitsOfHostResponseSchema;
+  },
 }> = /*@__PURE__*/
   serviceDesc(file_ferry_v1_coordinator, 2);
 
@@ -1793,6 +2401,104 @@ export const MigrationService: GenService<{
   serviceDesc(file_ferry_v1_coordinator, 3);
 
 /**
+ * Drains.
+ *
+ * @generated from service ferry.v1.DrainService
+ */
+export const DrainService: GenService<{
+  /**
+   * Empty a host, or say what that would do.
+   *
+   * @generated from rpc ferry.v1.DrainService.DrainHost
+   */
+  drainHost: {
+    methodKind: "unary";
+    input: typeof DrainHostRequestSchema;
+    output: typeof DrainHostResponseSchema;
+  },
+  /**
+   * Drains.
+   *
+   * @generated from rpc ferry.v1.DrainService.ListDrains
+   */
+  listDrains: {
+    methodKind: "unary";
+    input: typeof ListDrainsRequestSchema;
+    output: typeof ListDrainsResponseSchema;
+  },
+  /**
+   * One drain.
+   *
+   * @generated from rpc ferry.v1.DrainService.GetDrain
+   */
+  getDrain: {
+    methodKind: "unary";
+    input: typeof GetDrainRequestSchema;
+    output: typeof GetDrainResponseSchema;
+  },
+  /**
+   * Follow one.
+   *
+   * @generated from rpc ferry.v1.DrainService.WatchDrain
+   */
+  watchDrain: {
+    methodKind: "server_streaming";
+    input: typeof WatchDrainRequestSchema;
+    output: typeof WatchDrainResponseSchema;
+  },
+  /**
+   * Begin no further moves.
+   *
+   * @generated from rpc ferry.v1.DrainService.PauseDrain
+   */
+  pauseDrain: {
+    methodKind: "unary";
+    input: typeof PauseDrainRequestSchema;
+    output: typeof PauseDrainResponseSchema;
+  },
+  /**
+   * Go on.
+   *
+   * @generated from rpc ferry.v1.DrainService.ResumeDrain
+   */
+  resumeDrain: {
+    methodKind: "unary";
+    input: typeof ResumeDrainRequestSchema;
+    output: typeof ResumeDrainResponseSchema;
+  },
+  /**
+   * End one.
+   *
+   * @generated from rpc ferry.v1.DrainService.CancelDrain
+   */
+  cancelDrain: {
+    methodKind: "unary";
+    input: typeof CancelDrainRequestSchema;
+    output: typeof CancelDrainResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_ferry_v1_coordinator, 4);
+
+/**
+ * The cluster.
+ *
+ * @generated from service ferry.v1.ClusterService
+ */
+export const ClusterService: GenService<{
+  /**
+   * At a glance.
+   *
+   * @generated from rpc ferry.v1.ClusterService.GetStatus
+   */
+  getStatus: {
+    methodKind: "unary";
+    input: typeof GetStatusRequestSchema;
+    output: typeof GetStatusResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_ferry_v1_coordinator, 5);
+
+/**
  * Locks.
  *
  * @generated from service ferry.v1.LockService
@@ -1819,5 +2525,5 @@ export const LockService: GenService<{
     output: typeof ExplainLockResponseSchema;
   },
 }> = /*@__PURE__*/
-  serviceDesc(file_ferry_v1_coordinator, 4);
+  serviceDesc(file_ferry_v1_coordinator, 6);
 

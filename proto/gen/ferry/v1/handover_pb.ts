@@ -6,11 +6,13 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { DirectoryRow } from "./directory_pb.ts";
+import { file_ferry_v1_directory } from "./directory_pb.ts";
 import type { Permit } from "./lock_pb.ts";
 import { file_ferry_v1_lock } from "./lock_pb.ts";
-import type { Downtime, MachineRecord } from "./machine_pb.ts";
+import type { Downtime, MachineRecord, MoveOrder } from "./machine_pb.ts";
 import { file_ferry_v1_machine } from "./machine_pb.ts";
-import type { CopyProgress } from "./migration_pb.ts";
+import type { CopyProgress, PrecopyReport } from "./migration_pb.ts";
 import { file_ferry_v1_migration } from "./migration_pb.ts";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -20,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ferry/v1/handover.proto.
  */
 export const file_ferry_v1_handover: GenFile = /*@__PURE__*/
-  fileDesc("ChdmZXJyeS92MS9oYW5kb3Zlci5wcm90bxIIZmVycnkudjEingEKBlRpY2tldBIUCgxtaWdyYXRpb25faWQYASABKAkSEgoKbWFjaGluZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBBIOCgZzb3VyY2UYBCABKAkSEwoLZGVzdGluYXRpb24YBSABKAkSDAoEcm9vdBgGIAEoCRIVCg1yZWNvcmRfZGlnZXN0GAcgASgJEhEKCXZvbHVtZV9pZBgIIAEoCSJ6CgdEZWNsaW5lEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEg0KBWVwb2NoGAMgASgEEg4KBnNvdXJjZRgEIAEoCRITCgtkZXN0aW5hdGlvbhgFIAEoCRIRCgl2b2x1bWVfaWQYBiABKAkiiwEKClNldHRsZW1lbnQSFAoMbWlncmF0aW9uX2lkGAEgASgJEhIKCm1hY2hpbmVfaWQYAiABKAkSDQoFZXBvY2gYAyABKAQSDgoGc291cmNlGAQgASgJEhMKC2Rlc3RpbmF0aW9uGAUgASgJEgwKBHJvb3QYBiABKAkSEQoJdm9sdW1lX2lkGAcgASgJIkUKD1NpZ25lZFN0YXRlbWVudBIMCgRraW5kGAEgASgJEhEKCXN0YXRlbWVudBgCIAEoDBIRCglzaWduYXR1cmUYAyABKAwiVQoLT3JkZXJIZWFkZXISFAoMbWlncmF0aW9uX2lkGAEgASgJEgwKBHRlcm0YAiABKAQSEwoLbG9ja19ob2xkZXIYAyABKAkSDQoFZmVuY2UYBCABKAQiKAoEUGVlchIPCgdob3N0X2lkGAEgASgJEg8KB2FkZHJlc3MYAiABKAki7wMKCEhhbmRvdmVyEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEgwKBHJvbGUYAyABKAkSDAoEc3RlcBgEIAEoCRIMCgR0ZXJtGAUgASgEEg0KBWVwb2NoGAYgASgEEgwKBHJvb3QYByABKAkSKAoIcHJvZ3Jlc3MYCCABKAsyFi5mZXJyeS52MS5Db3B5UHJvZ3Jlc3MSLAoJc3RhdGVtZW50GAkgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50Eg4KBnJlY29yZBgKIAEoDBIOCgZoZWFsdGgYCyABKAkSDgoGcmVhc29uGAwgASgJEhEKCXZvbHVtZV9pZBgNIAEoCRIkCghkb3dudGltZRgOIAEoCzISLmZlcnJ5LnYxLkRvd250aW1lEjIKDnNpZ25hbF9zZW50X2F0GA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdG9wcGVkX2F0GBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIZChF2b2x1bWVfc2l6ZV9ieXRlcxgRIAEoBBIPCgduZXR3b3JrGBIgASgJEg8KB2ZhaWx1cmUYEyABKAkSEAoIc3RhbmRpbmcYFCABKAkibgoMT2ZmZXJSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEhIKCm1hY2hpbmVfaWQYAiABKAkSIwoLZGVzdGluYXRpb24YAyABKAsyDi5mZXJyeS52MS5QZWVyIm8KDU9mZmVyUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlchInCgZyZWNvcmQYAiABKAsyFy5mZXJyeS52MS5NYWNoaW5lUmVjb3JkEg8KB25ldHdvcmsYAyABKAkiwgEKDlByZXBhcmVSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEicKBnJlY29yZBgCIAEoCzIXLmZlcnJ5LnYxLk1hY2hpbmVSZWNvcmQSHgoGc291cmNlGAMgASgLMg4uZmVycnkudjEuUGVlchINCgVlcG9jaBgEIAEoBBIxCg5zdGFydF9kZWFkbGluZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI3Cg9QcmVwYXJlUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJpChdTdG9wRm9yTWlncmF0aW9uUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchInCgR3YWl0GAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIkAKGFN0b3BGb3JNaWdyYXRpb25SZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIl0KC0NvcHlSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEicKBHdhaXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iNAoMQ29weVJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIiVAoRUmVsaW5xdWlzaFJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISGAoQZGVzdGluYXRpb25fcm9vdBgCIAEoCSI6ChJSZWxpbnF1aXNoUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJxCg1BY2NlcHRSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEikKBnRpY2tldBgCIAEoCzIZLmZlcnJ5LnYxLlNpZ25lZFN0YXRlbWVudBIOCgZyZWNvcmQYAyABKAwiNgoOQWNjZXB0UmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciKOAQoNU2V0dGxlUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchItCgpzZXR0bGVtZW50GAIgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50EicKBHdhaXQYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iNgoOU2V0dGxlUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJZCgxBYm9ydFJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISDgoGcmVhc29uGAIgASgJEhIKCm1hY2hpbmVfaWQYAyABKAkiNQoNQWJvcnRSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIo0BCg5EZWNsaW5lUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchISCgptYWNoaW5lX2lkGAIgASgJEg4KBnNvdXJjZRgDIAEoCRINCgVlcG9jaBgEIAEoBBIOCgZyZWFzb24YBSABKAkSEQoJdm9sdW1lX2lkGAYgASgJIjcKD0RlY2xpbmVSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyImQKD1Rha2VCYWNrUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchIqCgdkZWNsaW5lGAIgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50IjgKEFRha2VCYWNrUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJBChhBY2NlcHRNYWNoaW5lRG93blJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXIiQQoZQWNjZXB0TWFjaGluZURvd25SZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIioKEkdldEhhbmRvdmVyUmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkiOwoTR2V0SGFuZG92ZXJSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIikKFExpc3RIYW5kb3ZlcnNSZXF1ZXN0EhEKCW9wZW5fb25seRgBIAEoCCI+ChVMaXN0SGFuZG92ZXJzUmVzcG9uc2USJQoJaGFuZG92ZXJzGAEgAygLMhIuZmVycnkudjEuSGFuZG92ZXIiRAoSR3JhbnRQZXJtaXRSZXF1ZXN0EiAKBnBlcm1pdBgBIAEoCzIQLmZlcnJ5LnYxLlBlcm1pdBIMCgR0ZXJtGAIgASgEIjcKE0dyYW50UGVybWl0UmVzcG9uc2USIAoGcGVybWl0GAEgASgLMhAuZmVycnkudjEuUGVybWl0IjgKFFJlbGVhc2VQZXJtaXRSZXF1ZXN0EiAKBnBlcm1pdBgBIAEoCzIQLmZlcnJ5LnYxLlBlcm1pdCIpChVSZWxlYXNlUGVybWl0UmVzcG9uc2USEAoIcmVsZWFzZWQYASABKAgiFAoSTGlzdFBlcm1pdHNSZXF1ZXN0IjgKE0xpc3RQZXJtaXRzUmVzcG9uc2USIQoHcGVybWl0cxgBIAMoCzIQLmZlcnJ5LnYxLlBlcm1pdCJoCgtQYWlyUmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkSDwoHaG9zdF9pZBgCIAEoCRISCgpwdWJsaWNfa2V5GAMgASgMEhEKCXZvbHVtZV9pZBgEIAEoCRILCgN0bHMYBSABKAgiMwoMUGFpclJlc3BvbnNlEg8KB2hvc3RfaWQYASABKAkSEgoKcHVibGljX2tleRgCIAEoDCJgChFPcGVuRXhwb3J0UmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkSDQoFbm9uY2UYAiABKAwSEQoJc2lnbmF0dXJlGAMgASgMEhMKC2ZpbmdlcnByaW50GAQgASgJIqkBChJPcGVuRXhwb3J0UmVzcG9uc2USDQoFdG9rZW4YASABKAkSDAoEcG9ydBgCIAEoDRILCgN0bHMYAyABKAgSEgoKc2l6ZV9ieXRlcxgEIAEoBBIQCghzbmFwc2hvdBgFIAEoCRIuCgpleHBpcmVzX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBITCgtmaW5nZXJwcmludBgHIAEoCSJkCg5EZWxpdmVyUmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkSLAoJc3RhdGVtZW50GAIgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50Eg4KBnJlY29yZBgDIAEoDCI3Cg9EZWxpdmVyUmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlcjKDCQoPSGFuZG92ZXJTZXJ2aWNlEjgKBU9mZmVyEhYuZmVycnkudjEuT2ZmZXJSZXF1ZXN0GhcuZmVycnkudjEuT2ZmZXJSZXNwb25zZRI+CgdQcmVwYXJlEhguZmVycnkudjEuUHJlcGFyZVJlcXVlc3QaGS5mZXJyeS52MS5QcmVwYXJlUmVzcG9uc2USSgoLR3JhbnRQZXJtaXQSHC5mZXJyeS52MS5HcmFudFBlcm1pdFJlcXVlc3QaHS5mZXJyeS52MS5HcmFudFBlcm1pdFJlc3BvbnNlElAKDVJlbGVhc2VQZXJtaXQSHi5mZXJyeS52MS5SZWxlYXNlUGVybWl0UmVxdWVzdBofLmZlcnJ5LnYxLlJlbGVhc2VQZXJtaXRSZXNwb25zZRJKCgtMaXN0UGVybWl0cxIcLmZlcnJ5LnYxLkxpc3RQZXJtaXRzUmVxdWVzdBodLmZlcnJ5LnYxLkxpc3RQZXJtaXRzUmVzcG9uc2USWQoQU3RvcEZvck1pZ3JhdGlvbhIhLmZlcnJ5LnYxLlN0b3BGb3JNaWdyYXRpb25SZXF1ZXN0GiIuZmVycnkudjEuU3RvcEZvck1pZ3JhdGlvblJlc3BvbnNlEjUKBENvcHkSFS5mZXJyeS52MS5Db3B5UmVxdWVzdBoWLmZlcnJ5LnYxLkNvcHlSZXNwb25zZRJHCgpSZWxpbnF1aXNoEhsuZmVycnkudjEuUmVsaW5xdWlzaFJlcXVlc3QaHC5mZXJyeS52MS5SZWxpbnF1aXNoUmVzcG9uc2USOwoGQWNjZXB0EhcuZmVycnkudjEuQWNjZXB0UmVxdWVzdBoYLmZlcnJ5LnYxLkFjY2VwdFJlc3BvbnNlEjsKBlNldHRsZRIXLmZlcnJ5LnYxLlNldHRsZVJlcXVlc3QaGC5mZXJyeS52MS5TZXR0bGVSZXNwb25zZRI4CgVBYm9ydBIWLmZlcnJ5LnYxLkFib3J0UmVxdWVzdBoXLmZlcnJ5LnYxLkFib3J0UmVzcG9uc2USPgoHRGVjbGluZRIYLmZlcnJ5LnYxLkRlY2xpbmVSZXF1ZXN0GhkuZmVycnkudjEuRGVjbGluZVJlc3BvbnNlEkEKCFRha2VCYWNrEhkuZmVycnkudjEuVGFrZUJhY2tSZXF1ZXN0GhouZmVycnkudjEuVGFrZUJhY2tSZXNwb25zZRJcChFBY2NlcHRNYWNoaW5lRG93bhIiLmZlcnJ5LnYxLkFjY2VwdE1hY2hpbmVEb3duUmVxdWVzdBojLmZlcnJ5LnYxLkFjY2VwdE1hY2hpbmVEb3duUmVzcG9uc2USSgoLR2V0SGFuZG92ZXISHC5mZXJyeS52MS5HZXRIYW5kb3ZlclJlcXVlc3QaHS5mZXJyeS52MS5HZXRIYW5kb3ZlclJlc3BvbnNlElAKDUxpc3RIYW5kb3ZlcnMSHi5mZXJyeS52MS5MaXN0SGFuZG92ZXJzUmVxdWVzdBofLmZlcnJ5LnYxLkxpc3RIYW5kb3ZlcnNSZXNwb25zZTLNAQoLUGVlclNlcnZpY2USNQoEUGFpchIVLmZlcnJ5LnYxLlBhaXJSZXF1ZXN0GhYuZmVycnkudjEuUGFpclJlc3BvbnNlEkcKCk9wZW5FeHBvcnQSGy5mZXJyeS52MS5PcGVuRXhwb3J0UmVxdWVzdBocLmZlcnJ5LnYxLk9wZW5FeHBvcnRSZXNwb25zZRI+CgdEZWxpdmVyEhguZmVycnkudjEuRGVsaXZlclJlcXVlc3QaGS5mZXJyeS52MS5EZWxpdmVyUmVzcG9uc2ViBnByb3RvMw", [file_ferry_v1_lock, file_ferry_v1_machine, file_ferry_v1_migration, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChdmZXJyeS92MS9oYW5kb3Zlci5wcm90bxIIZmVycnkudjEingEKBlRpY2tldBIUCgxtaWdyYXRpb25faWQYASABKAkSEgoKbWFjaGluZV9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBBIOCgZzb3VyY2UYBCABKAkSEwoLZGVzdGluYXRpb24YBSABKAkSDAoEcm9vdBgGIAEoCRIVCg1yZWNvcmRfZGlnZXN0GAcgASgJEhEKCXZvbHVtZV9pZBgIIAEoCSJ6CgdEZWNsaW5lEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEg0KBWVwb2NoGAMgASgEEg4KBnNvdXJjZRgEIAEoCRITCgtkZXN0aW5hdGlvbhgFIAEoCRIRCgl2b2x1bWVfaWQYBiABKAkiiwEKClNldHRsZW1lbnQSFAoMbWlncmF0aW9uX2lkGAEgASgJEhIKCm1hY2hpbmVfaWQYAiABKAkSDQoFZXBvY2gYAyABKAQSDgoGc291cmNlGAQgASgJEhMKC2Rlc3RpbmF0aW9uGAUgASgJEgwKBHJvb3QYBiABKAkSEQoJdm9sdW1lX2lkGAcgASgJIkUKD1NpZ25lZFN0YXRlbWVudBIMCgRraW5kGAEgASgJEhEKCXN0YXRlbWVudBgCIAEoDBIRCglzaWduYXR1cmUYAyABKAwiVQoLT3JkZXJIZWFkZXISFAoMbWlncmF0aW9uX2lkGAEgASgJEgwKBHRlcm0YAiABKAQSEwoLbG9ja19ob2xkZXIYAyABKAkSDQoFZmVuY2UYBCABKAQiKAoEUGVlchIPCgdob3N0X2lkGAEgASgJEg8KB2FkZHJlc3MYAiABKAkixAQKCEhhbmRvdmVyEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEgwKBHJvbGUYAyABKAkSDAoEc3RlcBgEIAEoCRIMCgR0ZXJtGAUgASgEEg0KBWVwb2NoGAYgASgEEgwKBHJvb3QYByABKAkSKAoIcHJvZ3Jlc3MYCCABKAsyFi5mZXJyeS52MS5Db3B5UHJvZ3Jlc3MSLAoJc3RhdGVtZW50GAkgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50Eg4KBnJlY29yZBgKIAEoDBIOCgZoZWFsdGgYCyABKAkSDgoGcmVhc29uGAwgASgJEhEKCXZvbHVtZV9pZBgNIAEoCRIkCghkb3dudGltZRgOIAEoCzISLmZlcnJ5LnYxLkRvd250aW1lEjIKDnNpZ25hbF9zZW50X2F0GA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpzdG9wcGVkX2F0GBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIZChF2b2x1bWVfc2l6ZV9ieXRlcxgRIAEoBBIPCgduZXR3b3JrGBIgASgJEg8KB2ZhaWx1cmUYEyABKAkSEAoIc3RhbmRpbmcYFCABKAkSKAoHcHJlY29weRgVIAEoCzIXLmZlcnJ5LnYxLlByZWNvcHlSZXBvcnQSKQoJZGlyZWN0b3J5GBYgASgLMhYuZmVycnkudjEuRGlyZWN0b3J5Um93IpIBCgxPZmZlclJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISEgoKbWFjaGluZV9pZBgCIAEoCRIjCgtkZXN0aW5hdGlvbhgDIAEoCzIOLmZlcnJ5LnYxLlBlZXISIgoFb3JkZXIYBCABKAsyEy5mZXJyeS52MS5Nb3ZlT3JkZXIibwoNT2ZmZXJSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyEicKBnJlY29yZBgCIAEoCzIXLmZlcnJ5LnYxLk1hY2hpbmVSZWNvcmQSDwoHbmV0d29yaxgDIAEoCSLCAQoOUHJlcGFyZVJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISJwoGcmVjb3JkGAIgASgLMhcuZmVycnkudjEuTWFjaGluZVJlY29yZBIeCgZzb3VyY2UYAyABKAsyDi5mZXJyeS52MS5QZWVyEg0KBWVwb2NoGAQgASgEEjEKDnN0YXJ0X2RlYWRsaW5lGAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIjcKD1ByZXBhcmVSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyImkKF1N0b3BGb3JNaWdyYXRpb25SZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEicKBHdhaXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iQAoYU3RvcEZvck1pZ3JhdGlvblJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIikAEKDlByZWNvcHlSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEicKBHdhaXQYAiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SGgoSZG93bnRpbWVfYnVkZ2V0X21zGAMgASgEEhIKCmxhc3Rfcm91bmQYBCABKAgiNwoPUHJlY29weVJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIiXQoLQ29weVJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISJwoEd2FpdBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI0CgxDb3B5UmVzcG9uc2USJAoIaGFuZG92ZXIYASABKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJUChFSZWxpbnF1aXNoUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchIYChBkZXN0aW5hdGlvbl9yb290GAIgASgJIjoKElJlbGlucXVpc2hSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyInEKDUFjY2VwdFJlcXVlc3QSJQoGaGVhZGVyGAEgASgLMhUuZmVycnkudjEuT3JkZXJIZWFkZXISKQoGdGlja2V0GAIgASgLMhkuZmVycnkudjEuU2lnbmVkU3RhdGVtZW50Eg4KBnJlY29yZBgDIAEoDCI2Cg5BY2NlcHRSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIo4BCg1TZXR0bGVSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEi0KCnNldHRsZW1lbnQYAiABKAsyGS5mZXJyeS52MS5TaWduZWRTdGF0ZW1lbnQSJwoEd2FpdBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiI2Cg5TZXR0bGVSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIlkKDEFib3J0UmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlchIOCgZyZWFzb24YAiABKAkSEgoKbWFjaGluZV9pZBgDIAEoCSI1Cg1BYm9ydFJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIijQEKDkRlY2xpbmVSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEhIKCm1hY2hpbmVfaWQYAiABKAkSDgoGc291cmNlGAMgASgJEg0KBWVwb2NoGAQgASgEEg4KBnJlYXNvbhgFIAEoCRIRCgl2b2x1bWVfaWQYBiABKAkiNwoPRGVjbGluZVJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIiZAoPVGFrZUJhY2tSZXF1ZXN0EiUKBmhlYWRlchgBIAEoCzIVLmZlcnJ5LnYxLk9yZGVySGVhZGVyEioKB2RlY2xpbmUYAiABKAsyGS5mZXJyeS52MS5TaWduZWRTdGF0ZW1lbnQiOAoQVGFrZUJhY2tSZXNwb25zZRIkCghoYW5kb3ZlchgBIAEoCzISLmZlcnJ5LnYxLkhhbmRvdmVyIkEKGEFjY2VwdE1hY2hpbmVEb3duUmVxdWVzdBIlCgZoZWFkZXIYASABKAsyFS5mZXJyeS52MS5PcmRlckhlYWRlciJBChlBY2NlcHRNYWNoaW5lRG93blJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIiKgoSR2V0SGFuZG92ZXJSZXF1ZXN0EhQKDG1pZ3JhdGlvbl9pZBgBIAEoCSI7ChNHZXRIYW5kb3ZlclJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIiKQoUTGlzdEhhbmRvdmVyc1JlcXVlc3QSEQoJb3Blbl9vbmx5GAEgASgIIj4KFUxpc3RIYW5kb3ZlcnNSZXNwb25zZRIlCgloYW5kb3ZlcnMYASADKAsyEi5mZXJyeS52MS5IYW5kb3ZlciJEChJHcmFudFBlcm1pdFJlcXVlc3QSIAoGcGVybWl0GAEgASgLMhAuZmVycnkudjEuUGVybWl0EgwKBHRlcm0YAiABKAQiNwoTR3JhbnRQZXJtaXRSZXNwb25zZRIgCgZwZXJtaXQYASABKAsyEC5mZXJyeS52MS5QZXJtaXQiOAoUUmVsZWFzZVBlcm1pdFJlcXVlc3QSIAoGcGVybWl0GAEgASgLMhAuZmVycnkudjEuUGVybWl0IikKFVJlbGVhc2VQZXJtaXRSZXNwb25zZRIQCghyZWxlYXNlZBgBIAEoCCIUChJMaXN0UGVybWl0c1JlcXVlc3QiOAoTTGlzdFBlcm1pdHNSZXNwb25zZRIhCgdwZXJtaXRzGAEgAygLMhAuZmVycnkudjEuUGVybWl0ImgKC1BhaXJSZXF1ZXN0EhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRIPCgdob3N0X2lkGAIgASgJEhIKCnB1YmxpY19rZXkYAyABKAwSEQoJdm9sdW1lX2lkGAQgASgJEgsKA3RscxgFIAEoCCIzCgxQYWlyUmVzcG9uc2USDwoHaG9zdF9pZBgBIAEoCRISCgpwdWJsaWNfa2V5GAIgASgMIqcBChFPcGVuRXhwb3J0UmVxdWVzdBIUCgxtaWdyYXRpb25faWQYASABKAkSDQoFbm9uY2UYAiABKAwSEQoJc2lnbmF0dXJlGAMgASgMEhMKC2ZpbmdlcnByaW50GAQgASgJEgwKBGxpdmUYBSABKAgSDQoFcm91bmQYBiABKA0SFQoNaGF2ZV9zbmFwc2hvdBgHIAEoCRIRCgloYXZlX3Jvb3QYCCABKAkisgIKEk9wZW5FeHBvcnRSZXNwb25zZRINCgV0b2tlbhgBIAEoCRIMCgRwb3J0GAIgASgNEgsKA3RscxgDIAEoCBISCgpzaXplX2J5dGVzGAQgASgEEhAKCHNuYXBzaG90GAUgASgJEi4KCmV4cGlyZXNfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC2ZpbmdlcnByaW50GAcgASgJEhQKDGJhc2VfY29udGV4dBgIIAEoCRIVCg1jaGFuZ2VkX2J5dGVzGAkgASgEEgwKBG1vZGUYCiABKAkSEwoLbW9kZV9yZWFzb24YCyABKAkSDwoHcmVmdXNlZBgMIAEoCRITCgtzbmFwc2hvdF9tcxgNIAEoBBIRCgljb21wYXJpbmcYDiABKAgiZAoORGVsaXZlclJlcXVlc3QSFAoMbWlncmF0aW9uX2lkGAEgASgJEiwKCXN0YXRlbWVudBgCIAEoCzIZLmZlcnJ5LnYxLlNpZ25lZFN0YXRlbWVudBIOCgZyZWNvcmQYAyABKAwiNwoPRGVsaXZlclJlc3BvbnNlEiQKCGhhbmRvdmVyGAEgASgLMhIuZmVycnkudjEuSGFuZG92ZXIywwkKD0hhbmRvdmVyU2VydmljZRI4CgVPZmZlchIWLmZlcnJ5LnYxLk9mZmVyUmVxdWVzdBoXLmZlcnJ5LnYxLk9mZmVyUmVzcG9uc2USPgoHUHJlcGFyZRIYLmZlcnJ5LnYxLlByZXBhcmVSZXF1ZXN0GhkuZmVycnkudjEuUHJlcGFyZVJlc3BvbnNlEkoKC0dyYW50UGVybWl0EhwuZmVycnkudjEuR3JhbnRQZXJtaXRSZXF1ZXN0Gh0uZmVycnkudjEuR3JhbnRQZXJtaXRSZXNwb25zZRJQCg1SZWxlYXNlUGVybWl0Eh4uZmVycnkudjEuUmVsZWFzZVBlcm1pdFJlcXVlc3QaHy5mZXJyeS52MS5SZWxlYXNlUGVybWl0UmVzcG9uc2USSgoLTGlzdFBlcm1pdHMSHC5mZXJyeS52MS5MaXN0UGVybWl0c1JlcXVlc3QaHS5mZXJyeS52MS5MaXN0UGVybWl0c1Jlc3BvbnNlElkKEFN0b3BGb3JNaWdyYXRpb24SIS5mZXJyeS52MS5TdG9wRm9yTWlncmF0aW9uUmVxdWVzdBoiLmZlcnJ5LnYxLlN0b3BGb3JNaWdyYXRpb25SZXNwb25zZRI+CgdQcmVjb3B5EhguZmVycnkudjEuUHJlY29weVJlcXVlc3QaGS5mZXJyeS52MS5QcmVjb3B5UmVzcG9uc2USNQoEQ29weRIVLmZlcnJ5LnYxLkNvcHlSZXF1ZXN0GhYuZmVycnkudjEuQ29weVJlc3BvbnNlEkcKClJlbGlucXVpc2gSGy5mZXJyeS52MS5SZWxpbnF1aXNoUmVxdWVzdBocLmZlcnJ5LnYxLlJlbGlucXVpc2hSZXNwb25zZRI7CgZBY2NlcHQSFy5mZXJyeS52MS5BY2NlcHRSZXF1ZXN0GhguZmVycnkudjEuQWNjZXB0UmVzcG9uc2USOwoGU2V0dGxlEhcuZmVycnkudjEuU2V0dGxlUmVxdWVzdBoYLmZlcnJ5LnYxLlNldHRsZVJlc3BvbnNlEjgKBUFib3J0EhYuZmVycnkudjEuQWJvcnRSZXF1ZXN0GhcuZmVycnkudjEuQWJvcnRSZXNwb25zZRI+CgdEZWNsaW5lEhguZmVycnkudjEuRGVjbGluZVJlcXVlc3QaGS5mZXJyeS52MS5EZWNsaW5lUmVzcG9uc2USQQoIVGFrZUJhY2sSGS5mZXJyeS52MS5UYWtlQmFja1JlcXVlc3QaGi5mZXJyeS52MS5UYWtlQmFja1Jlc3BvbnNlElwKEUFjY2VwdE1hY2hpbmVEb3duEiIuZmVycnkudjEuQWNjZXB0TWFjaGluZURvd25SZXF1ZXN0GiMuZmVycnkudjEuQWNjZXB0TWFjaGluZURvd25SZXNwb25zZRJKCgtHZXRIYW5kb3ZlchIcLmZlcnJ5LnYxLkdldEhhbmRvdmVyUmVxdWVzdBodLmZlcnJ5LnYxLkdldEhhbmRvdmVyUmVzcG9uc2USUAoNTGlzdEhhbmRvdmVycxIeLmZlcnJ5LnYxLkxpc3RIYW5kb3ZlcnNSZXF1ZXN0Gh8uZmVycnkudjEuTGlzdEhhbmRvdmVyc1Jlc3BvbnNlMs0BCgtQZWVyU2VydmljZRI1CgRQYWlyEhUuZmVycnkudjEuUGFpclJlcXVlc3QaFi5mZXJyeS52MS5QYWlyUmVzcG9uc2USRwoKT3BlbkV4cG9ydBIbLmZlcnJ5LnYxLk9wZW5FeHBvcnRSZXF1ZXN0GhwuZmVycnkudjEuT3BlbkV4cG9ydFJlc3BvbnNlEj4KB0RlbGl2ZXISGC5mZXJyeS52MS5EZWxpdmVyUmVxdWVzdBoZLmZlcnJ5LnYxLkRlbGl2ZXJSZXNwb25zZWIGcHJvdG8z", [file_ferry_v1_directory, file_ferry_v1_lock, file_ferry_v1_machine, file_ferry_v1_migration, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * The source's signed word that it gave the Machine away.
@@ -464,6 +466,20 @@ export type Handover = Message<"ferry.v1.Handover"> & {
    * @generated from field: string standing = 20;
    */
   standing: string;
+
+  /**
+   * Destination: the copy of the running Machine; unset without one.
+   *
+   * @generated from field: ferry.v1.PrecopyReport precopy = 21;
+   */
+  precopy?: PrecopyReport | undefined;
+
+  /**
+   * The Machine's directory row here, once this host owns it.
+   *
+   * @generated from field: ferry.v1.DirectoryRow directory = 22;
+   */
+  directory?: DirectoryRow | undefined;
 };
 
 /**
@@ -499,6 +515,13 @@ export type OfferRequest = Message<"ferry.v1.OfferRequest"> & {
    * @generated from field: ferry.v1.Peer destination = 3;
    */
   destination?: Peer | undefined;
+
+  /**
+   * Why, and for whom; travels to the Machine's event log.
+   *
+   * @generated from field: ferry.v1.MoveOrder order = 4;
+   */
+  order?: MoveOrder | undefined;
 };
 
 /**
@@ -663,6 +686,70 @@ export const StopForMigrationResponseSchema: GenMessage<StopForMigrationResponse
   messageDesc(file_ferry_v1_handover, 12);
 
 /**
+ * Copy the volume while the Machine runs, in rounds, until what is left fits the budget or more rounds do not help. Answers
+ * when that is decided or `wait` has passed; repeat until it is. Ordered again later it makes one more round if much has changed.
+ *
+ * @generated from message ferry.v1.PrecopyRequest
+ */
+export type PrecopyRequest = Message<"ferry.v1.PrecopyRequest"> & {
+  /**
+   * Header; no fence is needed.
+   *
+   * @generated from field: ferry.v1.OrderHeader header = 1;
+   */
+  header?: OrderHeader | undefined;
+
+  /**
+   * How long to wait before answering.
+   *
+   * @generated from field: google.protobuf.Duration wait = 2;
+   */
+  wait?: Duration | undefined;
+
+  /**
+   * Longest time that the last copy may take, in milliseconds.
+   *
+   * @generated from field: uint64 downtime_budget_ms = 3;
+   */
+  downtimeBudgetMs: bigint;
+
+  /**
+   * The network is locked: one more round, however small, so that the last copy is as short as it can be.
+   *
+   * @generated from field: bool last_round = 4;
+   */
+  lastRound: boolean;
+};
+
+/**
+ * Describes the message ferry.v1.PrecopyRequest.
+ * Use `create(PrecopyRequestSchema)` to create a new message.
+ */
+export const PrecopyRequestSchema: GenMessage<PrecopyRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_handover, 13);
+
+/**
+ * The copy so far.
+ *
+ * @generated from message ferry.v1.PrecopyResponse
+ */
+export type PrecopyResponse = Message<"ferry.v1.PrecopyResponse"> & {
+  /**
+   * Where it stands; `precopy.ended` is set once it is decided.
+   *
+   * @generated from field: ferry.v1.Handover handover = 1;
+   */
+  handover?: Handover | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.PrecopyResponse.
+ * Use `create(PrecopyResponseSchema)` to create a new message.
+ */
+export const PrecopyResponseSchema: GenMessage<PrecopyResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_handover, 14);
+
+/**
  * Copy the volume from the source and verify it. Answers when verified or `wait` has passed; repeat until verified.
  *
  * @generated from message ferry.v1.CopyRequest
@@ -688,7 +775,7 @@ export type CopyRequest = Message<"ferry.v1.CopyRequest"> & {
  * Use `create(CopyRequestSchema)` to create a new message.
  */
 export const CopyRequestSchema: GenMessage<CopyRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 13);
+  messageDesc(file_ferry_v1_handover, 15);
 
 /**
  * The copy.
@@ -709,7 +796,7 @@ export type CopyResponse = Message<"ferry.v1.CopyResponse"> & {
  * Use `create(CopyResponseSchema)` to create a new message.
  */
 export const CopyResponseSchema: GenMessage<CopyResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 14);
+  messageDesc(file_ferry_v1_handover, 16);
 
 /**
  * Give the Machine away: only if stopped, the process gone and both roots equal. Repeating gives the same ticket.
@@ -737,7 +824,7 @@ export type RelinquishRequest = Message<"ferry.v1.RelinquishRequest"> & {
  * Use `create(RelinquishRequestSchema)` to create a new message.
  */
 export const RelinquishRequestSchema: GenMessage<RelinquishRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 15);
+  messageDesc(file_ferry_v1_handover, 17);
 
 /**
  * The ticket.
@@ -758,7 +845,7 @@ export type RelinquishResponse = Message<"ferry.v1.RelinquishResponse"> & {
  * Use `create(RelinquishResponseSchema)` to create a new message.
  */
 export const RelinquishResponseSchema: GenMessage<RelinquishResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 16);
+  messageDesc(file_ferry_v1_handover, 18);
 
 /**
  * Take the Machine: the commit point. Repeating is harmless.
@@ -793,7 +880,7 @@ export type AcceptRequest = Message<"ferry.v1.AcceptRequest"> & {
  * Use `create(AcceptRequestSchema)` to create a new message.
  */
 export const AcceptRequestSchema: GenMessage<AcceptRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 17);
+  messageDesc(file_ferry_v1_handover, 19);
 
 /**
  * The acceptance.
@@ -814,7 +901,7 @@ export type AcceptResponse = Message<"ferry.v1.AcceptResponse"> & {
  * Use `create(AcceptResponseSchema)` to create a new message.
  */
 export const AcceptResponseSchema: GenMessage<AcceptResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 18);
+  messageDesc(file_ferry_v1_handover, 20);
 
 /**
  * Tell the source that the destination owns the Machine; it re-reads its retained copy in the background.
@@ -849,7 +936,7 @@ export type SettleRequest = Message<"ferry.v1.SettleRequest"> & {
  * Use `create(SettleRequestSchema)` to create a new message.
  */
 export const SettleRequestSchema: GenMessage<SettleRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 19);
+  messageDesc(file_ferry_v1_handover, 21);
 
 /**
  * The settlement.
@@ -870,7 +957,7 @@ export type SettleResponse = Message<"ferry.v1.SettleResponse"> & {
  * Use `create(SettleResponseSchema)` to create a new message.
  */
 export const SettleResponseSchema: GenMessage<SettleResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 20);
+  messageDesc(file_ferry_v1_handover, 22);
 
 /**
  * Burn the migration at the source and start the Machine again. Refused with "too_late" after relinquish.
@@ -905,7 +992,7 @@ export type AbortRequest = Message<"ferry.v1.AbortRequest"> & {
  * Use `create(AbortRequestSchema)` to create a new message.
  */
 export const AbortRequestSchema: GenMessage<AbortRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 21);
+  messageDesc(file_ferry_v1_handover, 23);
 
 /**
  * The abort.
@@ -926,7 +1013,7 @@ export type AbortResponse = Message<"ferry.v1.AbortResponse"> & {
  * Use `create(AbortResponseSchema)` to create a new message.
  */
 export const AbortResponseSchema: GenMessage<AbortResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 22);
+  messageDesc(file_ferry_v1_handover, 24);
 
 /**
  * Burn the migration at the destination: durable signed decline first, then its copy is freed. Refused with "too_late" after accept.
@@ -982,7 +1069,7 @@ export type DeclineRequest = Message<"ferry.v1.DeclineRequest"> & {
  * Use `create(DeclineRequestSchema)` to create a new message.
  */
 export const DeclineRequestSchema: GenMessage<DeclineRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 23);
+  messageDesc(file_ferry_v1_handover, 25);
 
 /**
  * The decline.
@@ -1003,7 +1090,7 @@ export type DeclineResponse = Message<"ferry.v1.DeclineResponse"> & {
  * Use `create(DeclineResponseSchema)` to create a new message.
  */
 export const DeclineResponseSchema: GenMessage<DeclineResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 24);
+  messageDesc(file_ferry_v1_handover, 26);
 
 /**
  * Take a relinquished Machine back: only with the destination's signed decline.
@@ -1031,7 +1118,7 @@ export type TakeBackRequest = Message<"ferry.v1.TakeBackRequest"> & {
  * Use `create(TakeBackRequestSchema)` to create a new message.
  */
 export const TakeBackRequestSchema: GenMessage<TakeBackRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 25);
+  messageDesc(file_ferry_v1_handover, 27);
 
 /**
  * The way back.
@@ -1052,7 +1139,7 @@ export type TakeBackResponse = Message<"ferry.v1.TakeBackResponse"> & {
  * Use `create(TakeBackResponseSchema)` to create a new message.
  */
 export const TakeBackResponseSchema: GenMessage<TakeBackResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 26);
+  messageDesc(file_ferry_v1_handover, 28);
 
 /**
  * An operator accepts that the Machine is down: the host's permit can be given back.
@@ -1073,7 +1160,7 @@ export type AcceptMachineDownRequest = Message<"ferry.v1.AcceptMachineDownReques
  * Use `create(AcceptMachineDownRequestSchema)` to create a new message.
  */
 export const AcceptMachineDownRequestSchema: GenMessage<AcceptMachineDownRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 27);
+  messageDesc(file_ferry_v1_handover, 29);
 
 /**
  * It is recorded.
@@ -1094,7 +1181,7 @@ export type AcceptMachineDownResponse = Message<"ferry.v1.AcceptMachineDownRespo
  * Use `create(AcceptMachineDownResponseSchema)` to create a new message.
  */
 export const AcceptMachineDownResponseSchema: GenMessage<AcceptMachineDownResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 28);
+  messageDesc(file_ferry_v1_handover, 30);
 
 /**
  * Ask where a hand-over stands.
@@ -1115,7 +1202,7 @@ export type GetHandoverRequest = Message<"ferry.v1.GetHandoverRequest"> & {
  * Use `create(GetHandoverRequestSchema)` to create a new message.
  */
 export const GetHandoverRequestSchema: GenMessage<GetHandoverRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 29);
+  messageDesc(file_ferry_v1_handover, 31);
 
 /**
  * The answer.
@@ -1136,7 +1223,7 @@ export type GetHandoverResponse = Message<"ferry.v1.GetHandoverResponse"> & {
  * Use `create(GetHandoverResponseSchema)` to create a new message.
  */
 export const GetHandoverResponseSchema: GenMessage<GetHandoverResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 30);
+  messageDesc(file_ferry_v1_handover, 32);
 
 /**
  * Ask for all hand-overs.
@@ -1157,7 +1244,7 @@ export type ListHandoversRequest = Message<"ferry.v1.ListHandoversRequest"> & {
  * Use `create(ListHandoversRequestSchema)` to create a new message.
  */
 export const ListHandoversRequestSchema: GenMessage<ListHandoversRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 31);
+  messageDesc(file_ferry_v1_handover, 33);
 
 /**
  * The answer.
@@ -1178,7 +1265,7 @@ export type ListHandoversResponse = Message<"ferry.v1.ListHandoversResponse"> & 
  * Use `create(ListHandoversResponseSchema)` to create a new message.
  */
 export const ListHandoversResponseSchema: GenMessage<ListHandoversResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 32);
+  messageDesc(file_ferry_v1_handover, 34);
 
 /**
  * Promise a network to one migration.
@@ -1206,7 +1293,7 @@ export type GrantPermitRequest = Message<"ferry.v1.GrantPermitRequest"> & {
  * Use `create(GrantPermitRequestSchema)` to create a new message.
  */
 export const GrantPermitRequestSchema: GenMessage<GrantPermitRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 33);
+  messageDesc(file_ferry_v1_handover, 35);
 
 /**
  * The promise, now durable.
@@ -1227,7 +1314,7 @@ export type GrantPermitResponse = Message<"ferry.v1.GrantPermitResponse"> & {
  * Use `create(GrantPermitResponseSchema)` to create a new message.
  */
 export const GrantPermitResponseSchema: GenMessage<GrantPermitResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 34);
+  messageDesc(file_ferry_v1_handover, 36);
 
 /**
  * Give a promise back: compare-and-delete.
@@ -1248,7 +1335,7 @@ export type ReleasePermitRequest = Message<"ferry.v1.ReleasePermitRequest"> & {
  * Use `create(ReleasePermitRequestSchema)` to create a new message.
  */
 export const ReleasePermitRequestSchema: GenMessage<ReleasePermitRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 35);
+  messageDesc(file_ferry_v1_handover, 37);
 
 /**
  * The promise is gone.
@@ -1269,7 +1356,7 @@ export type ReleasePermitResponse = Message<"ferry.v1.ReleasePermitResponse"> & 
  * Use `create(ReleasePermitResponseSchema)` to create a new message.
  */
 export const ReleasePermitResponseSchema: GenMessage<ReleasePermitResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 36);
+  messageDesc(file_ferry_v1_handover, 38);
 
 /**
  * Ask for all permits.
@@ -1284,7 +1371,7 @@ export type ListPermitsRequest = Message<"ferry.v1.ListPermitsRequest"> & {
  * Use `create(ListPermitsRequestSchema)` to create a new message.
  */
 export const ListPermitsRequestSchema: GenMessage<ListPermitsRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 37);
+  messageDesc(file_ferry_v1_handover, 39);
 
 /**
  * The answer.
@@ -1305,7 +1392,7 @@ export type ListPermitsResponse = Message<"ferry.v1.ListPermitsResponse"> & {
  * Use `create(ListPermitsResponseSchema)` to create a new message.
  */
 export const ListPermitsResponseSchema: GenMessage<ListPermitsResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 38);
+  messageDesc(file_ferry_v1_handover, 40);
 
 /**
  * The destination shows its key to the source and gets the source's.
@@ -1354,7 +1441,7 @@ export type PairRequest = Message<"ferry.v1.PairRequest"> & {
  * Use `create(PairRequestSchema)` to create a new message.
  */
 export const PairRequestSchema: GenMessage<PairRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 39);
+  messageDesc(file_ferry_v1_handover, 41);
 
 /**
  * The source's key.
@@ -1382,7 +1469,7 @@ export type PairResponse = Message<"ferry.v1.PairResponse"> & {
  * Use `create(PairResponseSchema)` to create a new message.
  */
 export const PairResponseSchema: GenMessage<PairResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 40);
+  messageDesc(file_ferry_v1_handover, 42);
 
 /**
  * The destination asks for a way to read the stopped volume. Signed with the pinned key over "ferry.v1.OpenExport", a
@@ -1418,6 +1505,34 @@ export type OpenExportRequest = Message<"ferry.v1.OpenExportRequest"> & {
    * @generated from field: string fingerprint = 4;
    */
   fingerprint: string;
+
+  /**
+   * The Machine still runs: export a snapshot (or, without reflinks, the file in use) as round `round`. False: the stopped volume.
+   *
+   * @generated from field: bool live = 5;
+   */
+  live: boolean;
+
+  /**
+   * Round of a live export, from 1. Asked again with the same number it is the same snapshot.
+   *
+   * @generated from field: uint32 round = 6;
+   */
+  round: number;
+
+  /**
+   * Snapshot that the destination's copy holds, whole or in part; empty = none.
+   *
+   * @generated from field: string have_snapshot = 7;
+   */
+  haveSnapshot: string;
+
+  /**
+   * Root of a kept copy of this Machine's volume that the destination's copy was begun with; empty = none.
+   *
+   * @generated from field: string have_root = 8;
+   */
+  haveRoot: string;
 };
 
 /**
@@ -1425,7 +1540,7 @@ export type OpenExportRequest = Message<"ferry.v1.OpenExportRequest"> & {
  * Use `create(OpenExportRequestSchema)` to create a new message.
  */
 export const OpenExportRequestSchema: GenMessage<OpenExportRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 41);
+  messageDesc(file_ferry_v1_handover, 43);
 
 /**
  * The export.
@@ -1481,6 +1596,55 @@ export type OpenExportResponse = Message<"ferry.v1.OpenExportResponse"> & {
    * @generated from field: string fingerprint = 7;
    */
   fingerprint: string;
+
+  /**
+   * Block status context that tells what may differ from what the destination has; empty = everything may.
+   *
+   * @generated from field: string base_context = 8;
+   */
+  baseContext: string;
+
+  /**
+   * Bytes that this context names.
+   *
+   * @generated from field: uint64 changed_bytes = 9;
+   */
+  changedBytes: bigint;
+
+  /**
+   * "snapshots", "live" or "none": how this source lets a running Machine be copied.
+   *
+   * @generated from field: string mode = 10;
+   */
+  mode: string;
+
+  /**
+   * Why this mode, in words.
+   *
+   * @generated from field: string mode_reason = 11;
+   */
+  modeReason: string;
+
+  /**
+   * Live export: no further round, for this reason ("no_room", "too_many_extents", "not_supported"); empty = go on.
+   *
+   * @generated from field: string refused = 12;
+   */
+  refused: string;
+
+  /**
+   * Time that the snapshot took, in milliseconds.
+   *
+   * @generated from field: uint64 snapshot_ms = 13;
+   */
+  snapshotMs: bigint;
+
+  /**
+   * The source still compares its volume with the kept copy: ask again. Nothing is exported yet.
+   *
+   * @generated from field: bool comparing = 14;
+   */
+  comparing: boolean;
 };
 
 /**
@@ -1488,7 +1652,7 @@ export type OpenExportResponse = Message<"ferry.v1.OpenExportResponse"> & {
  * Use `create(OpenExportResponseSchema)` to create a new message.
  */
 export const OpenExportResponseSchema: GenMessage<OpenExportResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 42);
+  messageDesc(file_ferry_v1_handover, 44);
 
 /**
  * A signed statement from the other agent of a migration.
@@ -1523,7 +1687,7 @@ export type DeliverRequest = Message<"ferry.v1.DeliverRequest"> & {
  * Use `create(DeliverRequestSchema)` to create a new message.
  */
 export const DeliverRequestSchema: GenMessage<DeliverRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 43);
+  messageDesc(file_ferry_v1_handover, 45);
 
 /**
  * It is durable.
@@ -1544,7 +1708,7 @@ export type DeliverResponse = Message<"ferry.v1.DeliverResponse"> & {
  * Use `create(DeliverResponseSchema)` to create a new message.
  */
 export const DeliverResponseSchema: GenMessage<DeliverResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_handover, 44);
+  messageDesc(file_ferry_v1_handover, 46);
 
 /**
  * Orders of a coordinator to an agent, steps 1 to 10 of a migration. Each is idempotent and names its migration and
@@ -1612,6 +1776,16 @@ export const HandoverService: GenService<{
     methodKind: "unary";
     input: typeof StopForMigrationRequestSchema;
     output: typeof StopForMigrationResponseSchema;
+  },
+  /**
+   * Between steps 1 and 3 at the destination, while the Machine runs.
+   *
+   * @generated from rpc ferry.v1.HandoverService.Precopy
+   */
+  precopy: {
+    methodKind: "unary";
+    input: typeof PrecopyRequestSchema;
+    output: typeof PrecopyResponseSchema;
   },
   /**
    * Step 5 at the destination.

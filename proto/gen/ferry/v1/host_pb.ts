@@ -6,6 +6,8 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { DirectoryRow, DirectoryUpdate } from "./directory_pb.ts";
+import { file_ferry_v1_directory } from "./directory_pb.ts";
 import type { HostStatus, Machine } from "./machine_pb.ts";
 import { file_ferry_v1_machine } from "./machine_pb.ts";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
@@ -16,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ferry/v1/host.proto.
  */
 export const file_ferry_v1_host: GenFile = /*@__PURE__*/
-  fileDesc("ChNmZXJyeS92MS9ob3N0LnByb3RvEghmZXJyeS52MSKwAgoESG9zdBIKCgJpZBgBIAEoCRIOCgZudW1iZXIYAiABKA0SDgoGcmVnaW9uGAMgASgJEg8KB2FkZHJlc3MYBCABKAkSJAoGc3RhdHVzGAUgASgOMhQuZmVycnkudjEuSG9zdFN0YXR1cxIQCghjb3Jkb25lZBgGIAEoCBIVCg1hZ2VudF92ZXJzaW9uGAcgASgJEigKCGNhcGFjaXR5GAggASgLMhYuZmVycnkudjEuSG9zdENhcGFjaXR5EhUKDW1hY2hpbmVfY291bnQYCSABKA0SNQoRbGFzdF9oZWFydGJlYXRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnJlYXNvbhgLIAEoCRIUCgxjYXBhYmlsaXRpZXMYDCADKAkiYgoMSG9zdENhcGFjaXR5EgwKBGNwdXMYASABKA0SEQoJbWVtb3J5X21iGAIgASgEEhkKEXZvbHVtZV9mcmVlX2J5dGVzGAMgASgEEhYKDm1lbW9yeV91c2VkX21iGAQgASgEIjIKDFBsYWNlbWVudFJvdxIiCgdtYWNoaW5lGAEgASgLMhEuZmVycnkudjEuTWFjaGluZSKbAgoQSGVhcnRiZWF0UmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg4KBnJlZ2lvbhgCIAEoCRIPCgdhZGRyZXNzGAMgASgJEhUKDWFnZW50X3ZlcnNpb24YBCABKAkSFwoPam91cm5hbF9jb3VudGVyGAUgASgEEhIKCmpvdXJuYWxfaWQYBiABKAkSKAoIY2FwYWNpdHkYByABKAsyFi5mZXJyeS52MS5Ib3N0Q2FwYWNpdHkSFAoMY2FwYWJpbGl0aWVzGAggAygJEioKCnBsYWNlbWVudHMYCSADKAsyFi5mZXJyeS52MS5QbGFjZW1lbnRSb3cSEAoIY29yZG9uZWQYCiABKAgSEwoLaG9zdF9udW1iZXIYCyABKA0ilwEKEUhlYXJ0YmVhdFJlc3BvbnNlEhMKC2hvc3RfbnVtYmVyGAEgASgNEh0KFWtub3duX2pvdXJuYWxfY291bnRlchgCIAEoBBIZChFqb3VybmFsX3dlbnRfYmFjaxgDIAEoCBITCgtpbnRlcnZhbF9tcxgEIAEoDRIeCgZyb3N0ZXIYBSADKAsyDi5mZXJyeS52MS5Ib3N0YgZwcm90bzM", [file_ferry_v1_machine, file_google_protobuf_timestamp]);
+  fileDesc("ChNmZXJyeS92MS9ob3N0LnByb3RvEghmZXJyeS52MSKRAwoESG9zdBIKCgJpZBgBIAEoCRIOCgZudW1iZXIYAiABKA0SDgoGcmVnaW9uGAMgASgJEg8KB2FkZHJlc3MYBCABKAkSJAoGc3RhdHVzGAUgASgOMhQuZmVycnkudjEuSG9zdFN0YXR1cxIQCghjb3Jkb25lZBgGIAEoCBIVCg1hZ2VudF92ZXJzaW9uGAcgASgJEigKCGNhcGFjaXR5GAggASgLMhYuZmVycnkudjEuSG9zdENhcGFjaXR5EhUKDW1hY2hpbmVfY291bnQYCSABKA0SNQoRbGFzdF9oZWFydGJlYXRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnJlYXNvbhgLIAEoCRIUCgxjYXBhYmlsaXRpZXMYDCADKAkSEAoIZHJhaW5faWQYDSABKAkSKQoLY29weV9saW1pdHMYDiABKAsyFC5mZXJyeS52MS5Db3B5TGltaXRzEhMKC2Ruc19hZGRyZXNzGA8gASgJEg0KBW5vdGVzGBAgAygJIk0KCkNvcHlMaW1pdHMSHQoVc2VuZF9ieXRlc19wZXJfc2Vjb25kGAEgASgEEiAKGHJlY2VpdmVfYnl0ZXNfcGVyX3NlY29uZBgCIAEoBCKRAQoMSG9zdENhcGFjaXR5EgwKBGNwdXMYASABKA0SEQoJbWVtb3J5X21iGAIgASgEEhkKEXZvbHVtZV9mcmVlX2J5dGVzGAMgASgEEhYKDm1lbW9yeV91c2VkX21iGAQgASgEEhEKCWNwdXNfdXNlZBgFIAEoDRIaChJ2b2x1bWVfdG90YWxfYnl0ZXMYBiABKAQiMgoMUGxhY2VtZW50Um93EiIKB21hY2hpbmUYASABKAsyES5mZXJyeS52MS5NYWNoaW5lIqMEChBIZWFydGJlYXRSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDgoGcmVnaW9uGAIgASgJEg8KB2FkZHJlc3MYAyABKAkSFQoNYWdlbnRfdmVyc2lvbhgEIAEoCRIXCg9qb3VybmFsX2NvdW50ZXIYBSABKAQSEgoKam91cm5hbF9pZBgGIAEoCRIoCghjYXBhY2l0eRgHIAEoCzIWLmZlcnJ5LnYxLkhvc3RDYXBhY2l0eRIUCgxjYXBhYmlsaXRpZXMYCCADKAkSKgoKcGxhY2VtZW50cxgJIAMoCzIWLmZlcnJ5LnYxLlBsYWNlbWVudFJvdxIQCghjb3Jkb25lZBgKIAEoCBITCgtob3N0X251bWJlchgLIAEoDRIpCgtjb3B5X2xpbWl0cxgMIAEoCzIULmZlcnJ5LnYxLkNvcHlMaW1pdHMSEwoLZG5zX2FkZHJlc3MYDSABKAkSFAoMZGlyZWN0b3J5X2lkGA4gASgJEhkKEWRpcmVjdG9yeV92ZXJzaW9uGA8gASgEEikKCWRpcmVjdG9yeRgQIAMoCzIWLmZlcnJ5LnYxLkRpcmVjdG9yeVJvdxINCgVkcmFpbhgRIAEoCRIyChByZW1lbWJlcmVkX2hvc3RzGBIgAygLMhguZmVycnkudjEuUmVtZW1iZXJlZEhvc3QSDQoFbm90ZXMYEyADKAkSGAoQc3RvcmVfZ2VuZXJhdGlvbhgUIAEoCSI9Cg5SZW1lbWJlcmVkSG9zdBIKCgJpZBgBIAEoCRIOCgZudW1iZXIYAiABKA0SDwoHYWRkcmVzcxgDIAEoCSL/AQoRSGVhcnRiZWF0UmVzcG9uc2USEwoLaG9zdF9udW1iZXIYASABKA0SHQoVa25vd25fam91cm5hbF9jb3VudGVyGAIgASgEEhkKEWpvdXJuYWxfd2VudF9iYWNrGAMgASgIEhMKC2ludGVydmFsX21zGAQgASgNEh4KBnJvc3RlchgFIAMoCzIOLmZlcnJ5LnYxLkhvc3QSLAoJZGlyZWN0b3J5GAYgASgLMhkuZmVycnkudjEuRGlyZWN0b3J5VXBkYXRlEhgKEHN0b3JlX2dlbmVyYXRpb24YByABKAkSHgoWd2FudHNfcmVtZW1iZXJlZF9ob3N0cxgIIAEoCGIGcHJvdG8z", [file_ferry_v1_directory, file_ferry_v1_machine, file_google_protobuf_timestamp]);
 
 /**
  * A host, as the roster knows it.
@@ -107,6 +109,34 @@ export type Host = Message<"ferry.v1.Host"> & {
    * @generated from field: repeated string capabilities = 12;
    */
   capabilities: string[];
+
+  /**
+   * Drain that empties it; empty without one.
+   *
+   * @generated from field: string drain_id = 13;
+   */
+  drainId: string;
+
+  /**
+   * Limits of copies.
+   *
+   * @generated from field: ferry.v1.CopyLimits copy_limits = 14;
+   */
+  copyLimits?: CopyLimits | undefined;
+
+  /**
+   * Address of its DNS resolver, "host:port"; empty without one.
+   *
+   * @generated from field: string dns_address = 15;
+   */
+  dnsAddress: string;
+
+  /**
+   * Notes for the operator that are no trouble: what a move from here costs, in words.
+   *
+   * @generated from field: repeated string notes = 16;
+   */
+  notes: string[];
 };
 
 /**
@@ -115,6 +145,34 @@ export type Host = Message<"ferry.v1.Host"> & {
  */
 export const HostSchema: GenMessage<Host> = /*@__PURE__*/
   messageDesc(file_ferry_v1_host, 0);
+
+/**
+ * Limits of the copies that leave and reach a host, all together.
+ *
+ * @generated from message ferry.v1.CopyLimits
+ */
+export type CopyLimits = Message<"ferry.v1.CopyLimits"> & {
+  /**
+   * Bytes a second that leave; 0 = unlimited.
+   *
+   * @generated from field: uint64 send_bytes_per_second = 1;
+   */
+  sendBytesPerSecond: bigint;
+
+  /**
+   * Bytes a second that arrive; 0 = unlimited.
+   *
+   * @generated from field: uint64 receive_bytes_per_second = 2;
+   */
+  receiveBytesPerSecond: bigint;
+};
+
+/**
+ * Describes the message ferry.v1.CopyLimits.
+ * Use `create(CopyLimitsSchema)` to create a new message.
+ */
+export const CopyLimitsSchema: GenMessage<CopyLimits> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_host, 1);
 
 /**
  * What a host has.
@@ -149,6 +207,20 @@ export type HostCapacity = Message<"ferry.v1.HostCapacity"> & {
    * @generated from field: uint64 memory_used_mb = 4;
    */
   memoryUsedMb: bigint;
+
+  /**
+   * CPUs promised to Machines.
+   *
+   * @generated from field: uint32 cpus_used = 5;
+   */
+  cpusUsed: number;
+
+  /**
+   * Bytes of the disk that holds the volumes.
+   *
+   * @generated from field: uint64 volume_total_bytes = 6;
+   */
+  volumeTotalBytes: bigint;
 };
 
 /**
@@ -156,7 +228,7 @@ export type HostCapacity = Message<"ferry.v1.HostCapacity"> & {
  * Use `create(HostCapacitySchema)` to create a new message.
  */
 export const HostCapacitySchema: GenMessage<HostCapacity> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_host, 1);
+  messageDesc(file_ferry_v1_host, 2);
 
 /**
  * One Machine in a heartbeat.
@@ -177,7 +249,7 @@ export type PlacementRow = Message<"ferry.v1.PlacementRow"> & {
  * Use `create(PlacementRowSchema)` to create a new message.
  */
 export const PlacementRowSchema: GenMessage<PlacementRow> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_host, 2);
+  messageDesc(file_ferry_v1_host, 3);
 
 /**
  * An agent's regular report.
@@ -261,6 +333,69 @@ export type HeartbeatRequest = Message<"ferry.v1.HeartbeatRequest"> & {
    * @generated from field: uint32 host_number = 11;
    */
   hostNumber: number;
+
+  /**
+   * Limits of copies, as the agent keeps them.
+   *
+   * @generated from field: ferry.v1.CopyLimits copy_limits = 12;
+   */
+  copyLimits?: CopyLimits | undefined;
+
+  /**
+   * Address of its DNS resolver; empty without one.
+   *
+   * @generated from field: string dns_address = 13;
+   */
+  dnsAddress: string;
+
+  /**
+   * Directory that the agent has.
+   *
+   * @generated from field: string directory_id = 14;
+   */
+  directoryId: string;
+
+  /**
+   * Version of it.
+   *
+   * @generated from field: uint64 directory_version = 15;
+   */
+  directoryVersion: bigint;
+
+  /**
+   * Own Machines as directory rows.
+   *
+   * @generated from field: repeated ferry.v1.DirectoryRow directory = 16;
+   */
+  directory: DirectoryRow[];
+
+  /**
+   * Drain of this host, as the agent's journal keeps it; empty without one.
+   *
+   * @generated from field: string drain = 17;
+   */
+  drain: string;
+
+  /**
+   * Hosts that the agent remembers, so that a coordinator whose store was lost knows whom to wait for.
+   *
+   * @generated from field: repeated ferry.v1.RememberedHost remembered_hosts = 18;
+   */
+  rememberedHosts: RememberedHost[];
+
+  /**
+   * Notes for the operator.
+   *
+   * @generated from field: repeated string notes = 19;
+   */
+  notes: string[];
+
+  /**
+   * Generation of the store that the agent last reported to; empty = none yet.
+   *
+   * @generated from field: string store_generation = 20;
+   */
+  storeGeneration: string;
 };
 
 /**
@@ -268,7 +403,42 @@ export type HeartbeatRequest = Message<"ferry.v1.HeartbeatRequest"> & {
  * Use `create(HeartbeatRequestSchema)` to create a new message.
  */
 export const HeartbeatRequestSchema: GenMessage<HeartbeatRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_host, 3);
+  messageDesc(file_ferry_v1_host, 4);
+
+/**
+ * A host, as an agent remembers it.
+ *
+ * @generated from message ferry.v1.RememberedHost
+ */
+export type RememberedHost = Message<"ferry.v1.RememberedHost"> & {
+  /**
+   * Host ID.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Its number.
+   *
+   * @generated from field: uint32 number = 2;
+   */
+  number: number;
+
+  /**
+   * Address of its agent's RPC port.
+   *
+   * @generated from field: string address = 3;
+   */
+  address: string;
+};
+
+/**
+ * Describes the message ferry.v1.RememberedHost.
+ * Use `create(RememberedHostSchema)` to create a new message.
+ */
+export const RememberedHostSchema: GenMessage<RememberedHost> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_host, 5);
 
 /**
  * The coordinator's answer.
@@ -310,6 +480,27 @@ export type HeartbeatResponse = Message<"ferry.v1.HeartbeatResponse"> & {
    * @generated from field: repeated ferry.v1.Host roster = 5;
    */
   roster: Host[];
+
+  /**
+   * Changes of the directory.
+   *
+   * @generated from field: ferry.v1.DirectoryUpdate directory = 6;
+   */
+  directory?: DirectoryUpdate | undefined;
+
+  /**
+   * Generation of the store: another one than the agent remembers means that the store was lost.
+   *
+   * @generated from field: string store_generation = 7;
+   */
+  storeGeneration: string;
+
+  /**
+   * The coordinator wants `remembered_hosts` with the next heartbeat.
+   *
+   * @generated from field: bool wants_remembered_hosts = 8;
+   */
+  wantsRememberedHosts: boolean;
 };
 
 /**
@@ -317,5 +508,5 @@ export type HeartbeatResponse = Message<"ferry.v1.HeartbeatResponse"> & {
  * Use `create(HeartbeatResponseSchema)` to create a new message.
  */
 export const HeartbeatResponseSchema: GenMessage<HeartbeatResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_host, 4);
+  messageDesc(file_ferry_v1_host, 6);
 

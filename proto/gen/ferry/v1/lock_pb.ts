@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ferry/v1/lock.proto.
  */
 export const file_ferry_v1_lock: GenFile = /*@__PURE__*/
-  fileDesc("ChNmZXJyeS92MS9sb2NrLnByb3RvEghmZXJyeS52MSKFAgoLTmV0d29ya0xvY2sSDwoHbmV0d29yaxgBIAEoCRIUCgxtaWdyYXRpb25faWQYAiABKAkSDQoFZmVuY2UYAyABKAQSEgoKbWFjaGluZV9pZBgEIAEoCRIOCgZzb3VyY2UYBSABKAkSEwoLZGVzdGluYXRpb24YBiABKAkSKQoFc2luY2UYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBHN0ZXAYCCABKAkSEwoLd2FpdGluZ19mb3IYCSABKAkSJQoHd2FpdGVycxgKIAMoCzIULmZlcnJ5LnYxLkxvY2tXYWl0ZXISEgoKZnJlZXNfd2hlbhgLIAEoCSJhCgpMb2NrV2FpdGVyEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEikKBXNpbmNlGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI+CgZQZXJtaXQSDwoHbmV0d29yaxgBIAEoCRIUCgxtaWdyYXRpb25faWQYAiABKAkSDQoFZmVuY2UYAyABKARiBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("ChNmZXJyeS92MS9sb2NrLnByb3RvEghmZXJyeS52MSKFAgoLTmV0d29ya0xvY2sSDwoHbmV0d29yaxgBIAEoCRIUCgxtaWdyYXRpb25faWQYAiABKAkSDQoFZmVuY2UYAyABKAQSEgoKbWFjaGluZV9pZBgEIAEoCRIOCgZzb3VyY2UYBSABKAkSEwoLZGVzdGluYXRpb24YBiABKAkSKQoFc2luY2UYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBHN0ZXAYCCABKAkSEwoLd2FpdGluZ19mb3IYCSABKAkSJQoHd2FpdGVycxgKIAMoCzIULmZlcnJ5LnYxLkxvY2tXYWl0ZXISEgoKZnJlZXNfd2hlbhgLIAEoCSJzCgpMb2NrV2FpdGVyEhQKDG1pZ3JhdGlvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEikKBXNpbmNlGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghwcmlvcml0eRgEIAEoBSI+CgZQZXJtaXQSDwoHbmV0d29yaxgBIAEoCRIUCgxtaWdyYXRpb25faWQYAiABKAkSDQoFZmVuY2UYAyABKARiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * The lock of one network: at most one migration stops Machines of it.
@@ -133,6 +133,13 @@ export type LockWaiter = Message<"ferry.v1.LockWaiter"> & {
    * @generated from field: google.protobuf.Timestamp since = 3;
    */
   since?: Timestamp | undefined;
+
+  /**
+   * Higher goes first; first come first served within one priority.
+   *
+   * @generated from field: int32 priority = 4;
+   */
+  priority: number;
 };
 
 /**

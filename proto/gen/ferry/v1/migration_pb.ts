@@ -16,7 +16,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file ferry/v1/migration.proto.
  */
 export const file_ferry_v1_migration: GenFile = /*@__PURE__*/
-  fileDesc("ChhmZXJyeS92MS9taWdyYXRpb24ucHJvdG8SCGZlcnJ5LnYxIu4FCglNaWdyYXRpb24SCgoCaWQYASABKAkSEgoKbWFjaGluZV9pZBgCIAEoCRIPCgduZXR3b3JrGAMgASgJEg4KBnNvdXJjZRgEIAEoCRITCgtkZXN0aW5hdGlvbhgFIAEoCRItCghzdHJhdGVneRgGIAEoDjIbLmZlcnJ5LnYxLk1pZ3JhdGlvblN0cmF0ZWd5EicKBXN0YXRlGAcgASgOMhguZmVycnkudjEuTWlncmF0aW9uU3RhdGUSJQoEc3RlcBgIIAEoDjIXLmZlcnJ5LnYxLk1pZ3JhdGlvblN0ZXASEwoLd2FpdGluZ19mb3IYCSABKAkSIwoFc3RlcHMYCiADKAsyFC5mZXJyeS52MS5TdGVwUmVwb3J0EigKCHByb2dyZXNzGAsgASgLMhYuZmVycnkudjEuQ29weVByb2dyZXNzEhMKC3NvdXJjZV9yb290GAwgASgJEhgKEGRlc3RpbmF0aW9uX3Jvb3QYDSABKAkSJAoIZG93bnRpbWUYDiABKAsyEi5mZXJyeS52MS5Eb3dudGltZRIOCgZyZWFzb24YDyABKAkSEwoLbmV4dF9hY3Rpb24YECABKAkSDwoHcmV0dXJucxgRIAEoCRITCgtyZXR1cm5lZF9ieRgSIAEoCRIMCgR0ZXJtGBMgASgEEi4KCmNyZWF0ZWRfYXQYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZGVkX2F0GBUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBjYW5jZWxfcmVxdWVzdGVkGBYgASgIEg0KBWZlbmNlGBcgASgEEh0KFWRlc3RpbmF0aW9uX3ZvbHVtZV9pZBgYIAEoCRISCgpob2xkc19sb2NrGBkgASgIEg8KB3NldHRsZWQYGiABKAgSDQoFZXBvY2gYGyABKAQSDwoHYXR0ZW1wdBgcIAEoDRIPCgdmYWlsdXJlGB0gASgJIqIBCgpTdGVwUmVwb3J0EiUKBHN0ZXAYASABKA4yFy5mZXJyeS52MS5NaWdyYXRpb25TdGVwEi4KCnN0YXJ0ZWRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGAQgASgJIr4BCgxDb3B5UHJvZ3Jlc3MSEwoLYnl0ZXNfdG90YWwYASABKAQSEgoKYnl0ZXNfZG9uZRgCIAEoBBIZChFieXRlc190cmFuc2ZlcnJlZBgDIAEoBBIVCg1ieXRlc19yZXN1bWVkGAQgASgEEhgKEGJ5dGVzX3Blcl9zZWNvbmQYBSABKAQSGQoMcmVtYWluaW5nX21zGAYgASgESACIAQESDQoFcGhhc2UYByABKAlCDwoNX3JlbWFpbmluZ19tcypUChFNaWdyYXRpb25TdHJhdGVneRIiCh5NSUdSQVRJT05fU1RSQVRFR1lfVU5TUEVDSUZJRUQQABIbChdNSUdSQVRJT05fU1RSQVRFR1lfQ09MRBABKroCCg1NaWdyYXRpb25TdGVwEh4KGk1JR1JBVElPTl9TVEVQX1VOU1BFQ0lGSUVEEAASFwoTTUlHUkFUSU9OX1NURVBfUExBThABEhoKFk1JR1JBVElPTl9TVEVQX1BSRVBBUkUQAhIXChNNSUdSQVRJT05fU1RFUF9MT0NLEAMSFwoTTUlHUkFUSU9OX1NURVBfU1RPUBAEEhcKE01JR1JBVElPTl9TVEVQX0ZPUksQBRIdChlNSUdSQVRJT05fU1RFUF9SRUxJTlFVSVNIEAYSGQoVTUlHUkFUSU9OX1NURVBfQUNDRVBUEAcSGAoUTUlHUkFUSU9OX1NURVBfU1RBUlQQCBIaChZNSUdSQVRJT05fU1RFUF9SRUxFQVNFEAkSGQoVTUlHUkFUSU9OX1NURVBfU0VUVExFEAoqpQEKDk1pZ3JhdGlvblN0YXRlEh8KG01JR1JBVElPTl9TVEFURV9VTlNQRUNJRklFRBAAEhsKF01JR1JBVElPTl9TVEFURV9SVU5OSU5HEAESGQoVTUlHUkFUSU9OX1NUQVRFX01PVkVEEAISHgoaTUlHUkFUSU9OX1NUQVRFX01PVkVEX0JBQ0sQAxIaChZNSUdSQVRJT05fU1RBVEVfUEFSS0VEEARiBnByb3RvMw", [file_ferry_v1_machine, file_google_protobuf_timestamp]);
+  fileDesc("ChhmZXJyeS92MS9taWdyYXRpb24ucHJvdG8SCGZlcnJ5LnYxIsUHCglNaWdyYXRpb24SCgoCaWQYASABKAkSEgoKbWFjaGluZV9pZBgCIAEoCRIPCgduZXR3b3JrGAMgASgJEg4KBnNvdXJjZRgEIAEoCRITCgtkZXN0aW5hdGlvbhgFIAEoCRItCghzdHJhdGVneRgGIAEoDjIbLmZlcnJ5LnYxLk1pZ3JhdGlvblN0cmF0ZWd5EicKBXN0YXRlGAcgASgOMhguZmVycnkudjEuTWlncmF0aW9uU3RhdGUSJQoEc3RlcBgIIAEoDjIXLmZlcnJ5LnYxLk1pZ3JhdGlvblN0ZXASEwoLd2FpdGluZ19mb3IYCSABKAkSIwoFc3RlcHMYCiADKAsyFC5mZXJyeS52MS5TdGVwUmVwb3J0EigKCHByb2dyZXNzGAsgASgLMhYuZmVycnkudjEuQ29weVByb2dyZXNzEhMKC3NvdXJjZV9yb290GAwgASgJEhgKEGRlc3RpbmF0aW9uX3Jvb3QYDSABKAkSJAoIZG93bnRpbWUYDiABKAsyEi5mZXJyeS52MS5Eb3dudGltZRIOCgZyZWFzb24YDyABKAkSEwoLbmV4dF9hY3Rpb24YECABKAkSDwoHcmV0dXJucxgRIAEoCRITCgtyZXR1cm5lZF9ieRgSIAEoCRIMCgR0ZXJtGBMgASgEEi4KCmNyZWF0ZWRfYXQYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZGVkX2F0GBUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBjYW5jZWxfcmVxdWVzdGVkGBYgASgIEg0KBWZlbmNlGBcgASgEEh0KFWRlc3RpbmF0aW9uX3ZvbHVtZV9pZBgYIAEoCRISCgpob2xkc19sb2NrGBkgASgIEg8KB3NldHRsZWQYGiABKAgSDQoFZXBvY2gYGyABKAQSDwoHYXR0ZW1wdBgcIAEoDRIPCgdmYWlsdXJlGB0gASgJEikKC21vdmVfcmVhc29uGB4gASgOMhQuZmVycnkudjEuTW92ZVJlYXNvbhISCgpvcmRlcmVkX2J5GB8gASgJEhAKCGRyYWluX2lkGCAgASgJEhoKEmRvd250aW1lX2J1ZGdldF9tcxghIAEoBBIQCghwcmlvcml0eRgiIAEoBRIoCgdwcmVjb3B5GCMgASgLMhcuZmVycnkudjEuUHJlY29weVJlcG9ydBIOCgZkcml2ZXIYJCABKAkSHAoEd2FpdBglIAEoCzIOLmZlcnJ5LnYxLldhaXQiYQoEV2FpdBIMCgRraW5kGAEgASgJEg8KB3N1YmplY3QYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIpCgVzaW5jZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi2AEKDVByZWNvcHlSZXBvcnQSDAoEbW9kZRgBIAEoCRITCgttb2RlX3JlYXNvbhgCIAEoCRImCgZyb3VuZHMYAyADKAsyFi5mZXJyeS52MS5QcmVjb3B5Um91bmQSDQoFZW5kZWQYBCABKAkSFAoMZW5kZWRfcmVhc29uGAUgASgJEhoKEnByZWRpY3RlZF9maW5hbF9tcxgGIAEoBBIYCgtmaW5hbF9ieXRlcxgHIAEoBEgAiAEBEhEKCWJhc2Vfcm9vdBgIIAEoCUIOCgxfZmluYWxfYnl0ZXMiegoMUHJlY29weVJvdW5kEg4KBm51bWJlchgBIAEoDRIVCg1jaGFuZ2VkX2J5dGVzGAIgASgEEhkKEWJ5dGVzX3RyYW5zZmVycmVkGAMgASgEEhMKC2R1cmF0aW9uX21zGAQgASgEEhMKC3NuYXBzaG90X21zGAUgASgEIqIBCgpTdGVwUmVwb3J0EiUKBHN0ZXAYASABKA4yFy5mZXJyeS52MS5NaWdyYXRpb25TdGVwEi4KCnN0YXJ0ZWRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGAQgASgJIr4BCgxDb3B5UHJvZ3Jlc3MSEwoLYnl0ZXNfdG90YWwYASABKAQSEgoKYnl0ZXNfZG9uZRgCIAEoBBIZChFieXRlc190cmFuc2ZlcnJlZBgDIAEoBBIVCg1ieXRlc19yZXN1bWVkGAQgASgEEhgKEGJ5dGVzX3Blcl9zZWNvbmQYBSABKAQSGQoMcmVtYWluaW5nX21zGAYgASgESACIAQESDQoFcGhhc2UYByABKAlCDwoNX3JlbWFpbmluZ19tcyp0ChFNaWdyYXRpb25TdHJhdGVneRIiCh5NSUdSQVRJT05fU1RSQVRFR1lfVU5TUEVDSUZJRUQQABIbChdNSUdSQVRJT05fU1RSQVRFR1lfQ09MRBABEh4KGk1JR1JBVElPTl9TVFJBVEVHWV9QUkVDT1BZEAIq1gIKDU1pZ3JhdGlvblN0ZXASHgoaTUlHUkFUSU9OX1NURVBfVU5TUEVDSUZJRUQQABIXChNNSUdSQVRJT05fU1RFUF9QTEFOEAESGgoWTUlHUkFUSU9OX1NURVBfUFJFUEFSRRACEhcKE01JR1JBVElPTl9TVEVQX0xPQ0sQAxIXChNNSUdSQVRJT05fU1RFUF9TVE9QEAQSFwoTTUlHUkFUSU9OX1NURVBfRk9SSxAFEh0KGU1JR1JBVElPTl9TVEVQX1JFTElOUVVJU0gQBhIZChVNSUdSQVRJT05fU1RFUF9BQ0NFUFQQBxIYChRNSUdSQVRJT05fU1RFUF9TVEFSVBAIEhoKFk1JR1JBVElPTl9TVEVQX1JFTEVBU0UQCRIZChVNSUdSQVRJT05fU1RFUF9TRVRUTEUQChIaChZNSUdSQVRJT05fU1RFUF9QUkVDT1BZEAsqpQEKDk1pZ3JhdGlvblN0YXRlEh8KG01JR1JBVElPTl9TVEFURV9VTlNQRUNJRklFRBAAEhsKF01JR1JBVElPTl9TVEFURV9SVU5OSU5HEAESGQoVTUlHUkFUSU9OX1NUQVRFX01PVkVEEAISHgoaTUlHUkFUSU9OX1NUQVRFX01PVkVEX0JBQ0sQAxIaChZNSUdSQVRJT05fU1RBVEVfUEFSS0VEEAQqmAEKCk1vdmVSZWFzb24SGwoXTU9WRV9SRUFTT05fVU5TUEVDSUZJRUQQABIbChdNT1ZFX1JFQVNPTl9PVkVSQ1JPV0RFRBABEhoKFk1PVkVfUkVBU09OX0RFUFJFQ0FURUQQAhIbChdNT1ZFX1JFQVNPTl9NQUlOVEVOQU5DRRADEhcKE01PVkVfUkVBU09OX0ZBSUxJTkcQBGIGcHJvdG8z", [file_ferry_v1_machine, file_google_protobuf_timestamp]);
 
 /**
  * A migration.
@@ -226,6 +226,62 @@ export type Migration = Message<"ferry.v1.Migration"> & {
    * @generated from field: string failure = 29;
    */
   failure: string;
+
+  /**
+   * Why it was ordered.
+   *
+   * @generated from field: ferry.v1.MoveReason move_reason = 30;
+   */
+  moveReason: MoveReason;
+
+  /**
+   * Who ordered it.
+   *
+   * @generated from field: string ordered_by = 31;
+   */
+  orderedBy: string;
+
+  /**
+   * Drain that ordered it; empty without one.
+   *
+   * @generated from field: string drain_id = 32;
+   */
+  drainId: string;
+
+  /**
+   * Longest time that the last copy, made while the Machine is down, may take, in milliseconds.
+   *
+   * @generated from field: uint64 downtime_budget_ms = 33;
+   */
+  downtimeBudgetMs: bigint;
+
+  /**
+   * Higher goes first in line for its network.
+   *
+   * @generated from field: int32 priority = 34;
+   */
+  priority: number;
+
+  /**
+   * What the copy of the running Machine did; unset without one.
+   *
+   * @generated from field: ferry.v1.PrecopyReport precopy = 35;
+   */
+  precopy?: PrecopyReport | undefined;
+
+  /**
+   * Coordinator that drives it; empty when none does.
+   *
+   * @generated from field: string driver = 36;
+   */
+  driver: string;
+
+  /**
+   * What it waits for, as data; unset when it waits for nothing.
+   *
+   * @generated from field: ferry.v1.Wait wait = 37;
+   */
+  wait?: Wait | undefined;
 };
 
 /**
@@ -234,6 +290,167 @@ export type Migration = Message<"ferry.v1.Migration"> & {
  */
 export const MigrationSchema: GenMessage<Migration> = /*@__PURE__*/
   messageDesc(file_ferry_v1_migration, 0);
+
+/**
+ * What something waits for, as data.
+ *
+ * @generated from message ferry.v1.Wait
+ */
+export type Wait = Message<"ferry.v1.Wait"> & {
+  /**
+   * "lock", "permit", "slot", "capacity", "rate", "host", "budget", "copy", "stop", "health", "store", "operator" or "retry".
+   *
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * Host, network, migration or drain that is waited for.
+   *
+   * @generated from field: string subject = 2;
+   */
+  subject: string;
+
+  /**
+   * In words: what is waited for, and what would end it.
+   *
+   * @generated from field: string message = 3;
+   */
+  message: string;
+
+  /**
+   * Since when.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 4;
+   */
+  since?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.Wait.
+ * Use `create(WaitSchema)` to create a new message.
+ */
+export const WaitSchema: GenMessage<Wait> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_migration, 1);
+
+/**
+ * What the copy of a running Machine did.
+ *
+ * @generated from message ferry.v1.PrecopyReport
+ */
+export type PrecopyReport = Message<"ferry.v1.PrecopyReport"> & {
+  /**
+   * "snapshots" (rounds from reflinked snapshots), "live" (one round from the file in use), or "none" (stop first).
+   *
+   * @generated from field: string mode = 1;
+   */
+  mode: string;
+
+  /**
+   * Why this mode, in words.
+   *
+   * @generated from field: string mode_reason = 2;
+   */
+  modeReason: string;
+
+  /**
+   * Rounds, oldest first.
+   *
+   * @generated from field: repeated ferry.v1.PrecopyRound rounds = 3;
+   */
+  rounds: PrecopyRound[];
+
+  /**
+   * "fits" (the last copy fits the budget), "not_shrinking", "no_room", "too_many_extents", "not_supported", "cold" or "" while it runs.
+   *
+   * @generated from field: string ended = 4;
+   */
+  ended: string;
+
+  /**
+   * Why it ended, in words.
+   *
+   * @generated from field: string ended_reason = 5;
+   */
+  endedReason: string;
+
+  /**
+   * Predicted time of the last copy, in milliseconds.
+   *
+   * @generated from field: uint64 predicted_final_ms = 6;
+   */
+  predictedFinalMs: bigint;
+
+  /**
+   * Bytes that the last copy, made while the Machine was down, moved; unset before.
+   *
+   * @generated from field: optional uint64 final_bytes = 7;
+   */
+  finalBytes?: bigint | undefined;
+
+  /**
+   * Root of the kept copy that the copy began with at the destination; empty when it began with nothing.
+   *
+   * @generated from field: string base_root = 8;
+   */
+  baseRoot: string;
+};
+
+/**
+ * Describes the message ferry.v1.PrecopyReport.
+ * Use `create(PrecopyReportSchema)` to create a new message.
+ */
+export const PrecopyReportSchema: GenMessage<PrecopyReport> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_migration, 2);
+
+/**
+ * One round of the copy of a running Machine.
+ *
+ * @generated from message ferry.v1.PrecopyRound
+ */
+export type PrecopyRound = Message<"ferry.v1.PrecopyRound"> & {
+  /**
+   * From 1.
+   *
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * Bytes that had changed since the round before (of the first: bytes of data).
+   *
+   * @generated from field: uint64 changed_bytes = 2;
+   */
+  changedBytes: bigint;
+
+  /**
+   * Bytes that crossed the wire.
+   *
+   * @generated from field: uint64 bytes_transferred = 3;
+   */
+  bytesTransferred: bigint;
+
+  /**
+   * Time that it took, in milliseconds.
+   *
+   * @generated from field: uint64 duration_ms = 4;
+   */
+  durationMs: bigint;
+
+  /**
+   * Time that the snapshot took, in which the Machine's writes may have waited, in milliseconds.
+   *
+   * @generated from field: uint64 snapshot_ms = 5;
+   */
+  snapshotMs: bigint;
+};
+
+/**
+ * Describes the message ferry.v1.PrecopyRound.
+ * Use `create(PrecopyRoundSchema)` to create a new message.
+ */
+export const PrecopyRoundSchema: GenMessage<PrecopyRound> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_migration, 3);
 
 /**
  * One step of a migration.
@@ -275,7 +492,7 @@ export type StepReport = Message<"ferry.v1.StepReport"> & {
  * Use `create(StepReportSchema)` to create a new message.
  */
 export const StepReportSchema: GenMessage<StepReport> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_migration, 1);
+  messageDesc(file_ferry_v1_migration, 4);
 
 /**
  * How far a copy is.
@@ -338,7 +555,7 @@ export type CopyProgress = Message<"ferry.v1.CopyProgress"> & {
  * Use `create(CopyProgressSchema)` to create a new message.
  */
 export const CopyProgressSchema: GenMessage<CopyProgress> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_migration, 2);
+  messageDesc(file_ferry_v1_migration, 5);
 
 /**
  * How the volume travels.
@@ -359,6 +576,13 @@ export const MigrationStrategy = {
    * @generated from enum value: MIGRATION_STRATEGY_COLD = 1;
    */
   COLD: 1,
+
+  /**
+   * Copy while the Machine runs, then stop, copy what changed since, start. The default.
+   *
+   * @generated from enum value: MIGRATION_STRATEGY_PRECOPY = 2;
+   */
+  PRECOPY: 2,
 } as const;
 
 /**
@@ -456,6 +680,13 @@ export const MigrationStep = {
    * @generated from enum value: MIGRATION_STEP_SETTLE = 10;
    */
   SETTLE: 10,
+
+  /**
+   * Copy while the Machine runs: between PREPARE and LOCK.
+   *
+   * @generated from enum value: MIGRATION_STEP_PRECOPY = 11;
+   */
+  PRECOPY: 11,
 } as const;
 
 /**
@@ -525,4 +756,59 @@ export type MigrationState = (typeof MigrationState)[keyof typeof MigrationState
  */
 export const MigrationStateSchema: GenEnum<MigrationState> = /*@__PURE__*/
   enumDesc(file_ferry_v1_migration, 2);
+
+/**
+ * Why a Machine is moved.
+ *
+ * @generated from enum ferry.v1.MoveReason
+ */
+export const MoveReason = {
+  /**
+   * Nobody said.
+   *
+   * @generated from enum value: MOVE_REASON_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * Its host has too many Machines.
+   *
+   * @generated from enum value: MOVE_REASON_OVERCROWDED = 1;
+   */
+  OVERCROWDED: 1,
+
+  /**
+   * Its host is to be taken out of service.
+   *
+   * @generated from enum value: MOVE_REASON_DEPRECATED = 2;
+   */
+  DEPRECATED: 2,
+
+  /**
+   * Its host will be worked on.
+   *
+   * @generated from enum value: MOVE_REASON_MAINTENANCE = 3;
+   */
+  MAINTENANCE: 3,
+
+  /**
+   * Its host fails.
+   *
+   * @generated from enum value: MOVE_REASON_FAILING = 4;
+   */
+  FAILING: 4,
+} as const;
+
+/**
+ * Why a Machine is moved.
+ *
+ * @generated from enum ferry.v1.MoveReason
+ */
+export type MoveReason = (typeof MoveReason)[keyof typeof MoveReason] | UnknownEnum;
+
+/**
+ * Describes the enum ferry.v1.MoveReason.
+ */
+export const MoveReasonSchema: GenEnum<MoveReason> = /*@__PURE__*/
+  enumDesc(file_ferry_v1_migration, 3);
 
