@@ -1,4 +1,4 @@
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { invalidArgument } from '../shared/error.ts';
 import { type Flag, type ListenAddress, parseFlagDurationMs, parseFlags, parseListen } from '../shared/flags.ts';
 import { checkId } from '../shared/ids.ts';
@@ -15,6 +15,11 @@ export const agentFlags = {
   'tls-cert': { value: 'FILE', help: 'certificate (PEM) for the volume streams', default: '' },
   'tls-key': { value: 'FILE', help: 'its key (PEM)', default: '' },
   'tls-ca': { value: 'FILE', help: 'authority (PEM) that signs the certificates of agents', default: '' },
+  'import-dir': {
+    value: 'DIR',
+    help: 'disk images in it may become volumes (default: "import" in the data folder)',
+    default: '',
+  },
   retention: { value: 'TIME', help: 'how long a copy is kept after its Machine moved away', default: '7d' },
   'driver-silence': {
     value: 'TIME',
@@ -42,6 +47,8 @@ export interface AgentConfig {
   readonly hostId: string;
   readonly region: string;
   readonly dataDir: string;
+  /** Disk images in it may become volumes. */
+  readonly importDir: string;
   readonly coordinators: readonly string[];
   readonly listen: ListenAddress;
   readonly streamListen: ListenAddress;
@@ -71,10 +78,12 @@ export function parseAgentConfig(
   if (!logLevels.includes(flags['log-level'])) {
     throw invalidArgument('--log-level', `is ${JSON.stringify(flags['log-level'])}`, `one of ${logLevels.join(', ')}`);
   }
+  const dataDir = resolve(flags['data-dir']);
   return {
     hostId: checkId('name', flags.host, '--host'),
     region: checkId('name', flags.region, '--region'),
-    dataDir: resolve(flags['data-dir']),
+    dataDir,
+    importDir: flags['import-dir'] === '' ? join(dataDir, 'import') : resolve(flags['import-dir']),
     coordinators,
     listen: parseListen(flags.listen, 'listen'),
     streamListen: parseListen(flags['stream-listen'], 'stream-listen'),

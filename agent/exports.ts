@@ -2,6 +2,7 @@ import { NbdError } from '../nbd/error.ts';
 import type { Export, ExportDirectory, Peer } from '../nbd/export.ts';
 import type { Clock } from '../shared/clock.ts';
 import type { Random } from '../shared/random.ts';
+import type { Limiter } from './transfer/limiter.ts';
 
 /** Most tokens that are good at one time. */
 const grantsMax = 1000;
@@ -10,7 +11,11 @@ const grantsMax = 1000;
 export interface Grant {
   /** The migration or command that it was made for; ending it ends its tokens. */
   readonly purpose: string;
-  readonly volumeId: string;
+  /** What of it is opened, for example a snapshot: its tokens can be ended apart from others of the purpose. */
+  readonly round: string;
+  readonly open: () => Promise<Export>;
+  /** Whether the host's limit holds for it. It does not while a Machine is down for what is read. */
+  readonly isLimited: boolean;
   /** Port that it is good at: another agent's stream, or standard NBD tools. */
   readonly audience: 'stream' | 'tools';
   /** SHA-256 of the client's certificate; null = the first client that uses the token is the one. */
@@ -23,7 +28,9 @@ interface HeldGrant extends Grant {
   connections: number;
   /** Address and certificate of the first client. */
   client: string | null;
-  readonly open: Set<Export>;
+  readonly opened: Set<Export>;
+  /** Ends what waits for the limit. */
+  readonly ended: AbortController;
 }
 
 /** Who a peer is: its certificate where it has one, else its address. */
@@ -35,13 +42,13 @@ function identityOf(peer: Peer): string {
 export class Exports {
   readonly #clock: Clock;
   readonly #random: Random;
-  readonly #openVolume: (volumeId: string) => Promise<Export>;
+  readonly #limiter: Limiter;
   readonly #grants = new Map<string, HeldGrant>();
 
-  constructor(options: { clock: Clock; random: Random; openVolume: (volumeId: string) => Promise<Export> }) {
+  constructor(options: { clock: Clock; random: Random; limiter: Limiter }) {
     this.#clock = options.clock;
     this.#random = options.random;
-    this.#openVolume = options.openVolume;
+    this.#limiter = options.limiter;
   }
 
   /** Makes a token. */
@@ -50,15 +57,30 @@ export class Exports {
     if (this.#grants.size >= grantsMax)
       throw new NbdError('exhausted', `${grantsMax} exports are open; let some expire`);
     const token = Buffer.from(this.#random.bytes(32)).toString('base64url');
-    this.#grants.set(token, { ...grant, connections: 0, client: null, open: new Set() });
+    this.#grants.set(token, {
+      ...grant,
+      connections: 0,
+      client: null,
+      opened: new Set(),
+      ended: new AbortController(),
+    });
     return token;
   }
 
-  /** Ends all tokens of a purpose; answers them, so that their connections can be ended. */
-  end(purpose: string): string[] {
-    const ended = [...this.#grants].filter(([, grant]) => grant.purpose === purpose).map(([token]) => token);
-    for (const token of ended) this.#grants.delete(token);
-    return ended;
+  /** Ends all tokens of a purpose, but for one round; answers them, so that their connections can be ended. */
+  end(purpose: string, but: { round: string } | null = null): string[] {
+    const ended = [...this.#grants].filter(([, grant]) => grant.purpose === purpose && grant.round !== but?.round);
+    for (const [token, grant] of ended) {
+      this.#grants.delete(token);
+      grant.ended.abort();
+    }
+    return ended.map(([token]) => token);
+  }
+
+  /** Ends all tokens: the agent goes down. */
+  close(): void {
+    for (const { ended } of this.#grants.values()) ended.abort();
+    this.#grants.clear();
   }
 
   /** The tokens as an NBD port sees them. */
@@ -69,7 +91,7 @@ export class Exports {
   #sweep(): void {
     const now = this.#clock.nowMs();
     for (const [token, grant] of this.#grants) {
-      if (grant.expiresAtMs <= now && grant.open.size === 0) this.#grants.delete(token);
+      if (grant.expiresAtMs <= now && grant.opened.size === 0) this.#grants.delete(token);
     }
   }
 
@@ -88,17 +110,33 @@ export class Exports {
     }
     grant.connections += 1;
     grant.client ??= identity;
-    const opened = await this.#openVolume(grant.volumeId);
+    const opened = await grant.open();
     if (this.#grants.get(token) !== grant) {
       await opened.close();
       throw new NbdError('unknown_export', 'this export has just ended; ask for a new one');
     }
-    const close = opened.close.bind(opened);
-    opened.close = async () => {
-      grant.open.delete(opened);
-      await close();
+    return this.#held(grant, opened);
+  }
+
+  /** The export as it is served: known to its grant while it is open, and slowed down by the limit. */
+  #held(grant: HeldGrant, opened: Export): Export {
+    const over = new AbortController();
+    const signal = AbortSignal.any([over.signal, grant.ended.signal]);
+    const held: Export = {
+      sizeBytes: opened.sizeBytes,
+      contexts: opened.contexts,
+      readInto: async (target, offset, length) => {
+        if (grant.isLimited) await this.#limiter.take(length, signal);
+        await opened.readInto(target, offset, length);
+      },
+      blockStatus: (context, offset, length) => opened.blockStatus(context, offset, length),
+      close: async () => {
+        over.abort();
+        grant.opened.delete(held);
+        await opened.close();
+      },
     };
-    grant.open.add(opened);
-    return opened;
+    grant.opened.add(held);
+    return held;
   }
 }

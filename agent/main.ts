@@ -14,6 +14,7 @@ import { ClientPool } from '../shared/rpc/client.ts';
 import { RpcServer } from '../shared/rpc/server.ts';
 import { version } from '../shared/version.ts';
 import type { AgentConfig } from './config.ts';
+import { HostCopyLimits } from './copy-limits.ts';
 import { Exports } from './exports.ts';
 import { HandoverEffects } from './handover/effects.ts';
 import { Handovers } from './handover/handovers.ts';
@@ -23,6 +24,7 @@ import { Peers } from './handover/peers.ts';
 import { Seals } from './handover/seals.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { keepHouse } from './housekeeping.ts';
+import { ImportFolder } from './import-folder.ts';
 import { Journal } from './journal.ts';
 import { openKey } from './key.ts';
 import { Addresses } from './machines/addresses.ts';
@@ -51,7 +53,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
   const over = AbortSignal.any([signal, stopping.signal]);
   try {
     const parts = await build(config, journal, log, over);
-    const { handovers, machines, stream, server, heartbeat, volumes } = parts;
+    const { handovers, machines, stream, exports, server, heartbeat, volumes } = parts;
     await stream.listen(config.streamListen, config.nbdListen);
     await handovers.recover();
     const address = await server.listen();
@@ -72,6 +74,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     await Promise.allSettled(work);
     await handovers.stopped();
     await machines.close();
+    exports.close();
     await stream.close();
   } finally {
     stopping.abort();
@@ -104,7 +107,10 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     if (image === null) throw new Error(`volume ${volumeId} is not here any more`);
     return FileExport.open(image.path);
   };
-  const exports = new Exports({ clock, random, openVolume });
+  const copyLimits = new HostCopyLimits({ journal, clock });
+  const exports = new Exports({ clock, random, limiter: copyLimits.send });
+  const imports = new ImportFolder(config.importDir);
+  await imports.open();
   const stream = new VolumeStream({ exports, clock, tls: config.tls });
   const handovers = new Handovers({ host, journal, seals, clock, log, signal });
   const machines = new Machines({
@@ -144,8 +150,11 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
   const effects = new HandoverEffects(hands);
   handovers.connect(effects);
   const orders = new Orders({ ...hands, host, effects, random });
-  const peerRoutes = new PeerRoutes({ ...hands, host, effects, random, orders, stream });
+  const peerRoutes = new PeerRoutes({ ...hands, host, effects, random, orders, stream, openVolume });
   const address = { value: '' };
+  const freeBytes = async () => Math.max(0, (await volumes.freeBytes()) - handovers.reservedBytes());
+  const notes = notesOf(capabilities);
+  for (const note of notes) log.warn(note);
   const describeHost = async (): Promise<Host> =>
     create(HostSchema, {
       id: host,
@@ -159,8 +168,12 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
         cpus: cpus().length,
         memoryMb: BigInt(Math.floor(totalmem() / 1024 ** 2)),
         memoryUsedMb: BigInt(machines.memoryUsedMb()),
-        volumeFreeBytes: BigInt(Math.max(0, (await volumes.freeBytes()) - handovers.reservedBytes())),
+        cpusUsed: machines.cpusUsed(),
+        volumeFreeBytes: BigInt(await freeBytes()),
+        volumeTotalBytes: BigInt(await totalBytes(dataDir)),
       }),
+      copyLimits: copyLimits.limits,
+      notes,
       machineCount: machines.list().length,
       reason: handovers.journalWentBack
         ? 'the journal went back to an older copy: nothing is started here; restore the newest journal'
@@ -174,7 +187,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     clock,
     log,
     report: async () => {
-      const { capacity, capabilities: can, cordoned, agentVersion } = await describeHost();
+      const { capacity, capabilities: can, cordoned, agentVersion, notes } = await describeHost();
       const placements = machines.list().map((machine) => ({ machine }));
       return {
         hostId: host,
@@ -184,6 +197,8 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
         capabilities: can,
         cordoned,
         placements,
+        notes,
+        copyLimits: copyLimits.limits,
         ...(capacity === undefined ? {} : { capacity }),
       };
     },
@@ -202,8 +217,12 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     volumes,
     files,
     exports,
+    openVolume,
     stream,
+    copyLimits,
+    imports,
     clock,
+    freeBytes,
     retentionMs: config.retentionMs,
     describeHost,
     changed: () => heartbeat.soon(),
@@ -221,7 +240,30 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
       router.service(PeerService, peerRoutes);
     },
   });
-  return { volumes, handovers, machines, stream, heartbeat, server, address, capabilities, ready: booted.resolve };
+  return {
+    volumes,
+    handovers,
+    machines,
+    stream,
+    exports,
+    heartbeat,
+    server,
+    address,
+    capabilities,
+    ready: booted.resolve,
+  };
+}
+
+async function totalBytes(dataDir: string): Promise<number> {
+  const { blocks, bsize } = await files.statfs(dataDir);
+  return blocks * bsize;
+}
+
+/** What an operator should know before moving Machines from here. */
+function notesOf({ reflink, fiemap, reasons }: VolumeCapabilities): string[] {
+  if (reflink && fiemap) return [];
+  const why = reflink ? reasons.fiemap : reasons.reflink;
+  return [`a move from here is down for one read of the allocated bytes of its volume: ${why ?? 'no snapshots here'}`];
 }
 
 /** Tries what this host can do. On a full disk nothing can be tried: what was found last counts. */

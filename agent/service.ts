@@ -1,6 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { ServiceImpl } from '@connectrpc/connect';
+import type { Export } from '../nbd/export.ts';
 import type { AgentService } from '../proto/gen/ferry/v1/agent_pb.ts';
 import type { Host } from '../proto/gen/ferry/v1/host_pb.ts';
 import { type Volume, VolumeSchema, VolumeState } from '../proto/gen/ferry/v1/volume_pb.ts';
@@ -8,7 +9,9 @@ import type { Clock } from '../shared/clock.ts';
 import { durationToMs } from '../shared/duration.ts';
 import { FerryError, invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
+import type { HostCopyLimits } from './copy-limits.ts';
 import type { Exports } from './exports.ts';
+import type { ImportFolder } from './import-folder.ts';
 import type { Journal, VolumeRow } from './journal.ts';
 import { readStopSignal, readStopTimeoutMs } from './machines/config.ts';
 import type { Machines } from './machines/machines.ts';
@@ -36,9 +39,14 @@ export interface AgentServiceOptions {
   readonly volumes: VolumeStore;
   readonly files: Files;
   readonly exports: Exports;
+  readonly openVolume: (volumeId: string) => Promise<Export>;
   readonly stream: VolumeStream;
+  readonly copyLimits: HostCopyLimits;
+  readonly imports: ImportFolder;
   readonly clock: Clock;
   readonly retentionMs: number;
+  /** Bytes for volumes that nobody was promised. */
+  readonly freeBytes: () => Promise<number>;
   readonly describeHost: () => Promise<Host>;
   /** Something changed that the coordinator should hear of. */
   readonly changed: () => void;
@@ -112,17 +120,30 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
   }
 
   agentCreateVolume: ServiceImpl<typeof AgentService>['agentCreateVolume'] = async (request) => {
-    const { volumes, journal, clock } = this.#options;
+    const { volumes, journal, clock, imports, freeBytes } = this.#options;
     const volumeId = checkId('volume', request.volumeId, 'volume_id');
     const name = checkId('name', request.name, 'name');
-    const sizeBytes = readSize(request.sizeBytes);
+    const file = request.fromPath === '' ? null : await imports.find(request.fromPath);
+    const sizeBytes = file !== null && request.sizeBytes === 0n ? file.sizeBytes : readSize(request.sizeBytes);
+    if (file !== null && file.sizeBytes > sizeBytes)
+      throw invalidArgument('size_bytes', `is ${sizeBytes}`, `0, or at least the ${file.sizeBytes} bytes of the file`);
     const there = await volumes.inspect(volumeId).catch((error) => Promise.reject(ferryErrorOf(error)));
     if (there !== null && there.sizeBytes !== sizeBytes) {
       throw new FerryError('volume_exists', `volume ${volumeId} is here with ${there.sizeBytes} bytes`, {
         field: 'volume_id',
       });
     }
-    await volumes.create({ volumeId, sizeBytes, epoch: 1 }).catch((error) => Promise.reject(ferryErrorOf(error)));
+    if (there === null && file !== null) {
+      const free = await freeBytes();
+      if (free < file.allocatedBytes) {
+        throw new FerryError('no_space', `${file.path} takes ${file.allocatedBytes} bytes, free are ${free}`, {
+          facts: { host: this.#options.host, free: String(free), needed: String(file.allocatedBytes) },
+        });
+      }
+    }
+    await volumes
+      .create({ volumeId, sizeBytes, epoch: 1, ...(file === null ? {} : { from: file.path }) })
+      .catch((error) => Promise.reject(ferryErrorOf(error)));
     const known = journal.volume(volumeId);
     if (known === undefined) {
       const row = {
@@ -169,7 +190,7 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
   };
 
   agentExportVolume: ServiceImpl<typeof AgentService>['agentExportVolume'] = async (request) => {
-    const { volumes, exports, stream, clock, nbdHost, machines } = this.#options;
+    const { volumes, exports, openVolume, stream, clock, nbdHost, machines } = this.#options;
     const volumeId = checkId('volume', request.volumeId, 'volume_id');
     const { machineId } = this.#row(volumeId);
     const ttlMs = durationToMs(request.ttl) ?? exportMs;
@@ -192,7 +213,9 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
     const expiresAtMs = clock.nowMs() + ttlMs;
     const token = exports.grant({
       purpose: volumeId,
-      volumeId,
+      round: volumeId,
+      open: () => openVolume(volumeId),
+      isLimited: true,
       audience: 'tools',
       fingerprint: null,
       connectionsMax: exportConnectionsMax,
@@ -210,8 +233,12 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
     return {};
   };
 
-  setCopyLimits: ServiceImpl<typeof AgentService>['setCopyLimits'] = () => {
-    throw new FerryError('unsupported', 'copies have no limits yet');
+  setCopyLimits: ServiceImpl<typeof AgentService>['setCopyLimits'] = ({ limits }) => {
+    const { copyLimits, changed } = this.#options;
+    if (limits === undefined) throw invalidArgument('limits', 'is missing', 'both limits; 0 = none');
+    copyLimits.set(limits);
+    changed();
+    return {};
   };
 
   setDrain: ServiceImpl<typeof AgentService>['setDrain'] = ({ drainId, drain }) => {

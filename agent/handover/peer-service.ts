@@ -1,5 +1,6 @@
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { ServiceImpl } from '@connectrpc/connect';
+import type { Export } from '../../nbd/export.ts';
 import type { PeerService } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { FerryError, invalidArgument, toFerryError } from '../../shared/error.ts';
 import { checkId } from '../../shared/ids.ts';
@@ -12,11 +13,18 @@ import { exportRequestBytes } from './peers.ts';
 const tokenMs = 10 * 60_000;
 const tokenConnectionsMax = 16;
 
+/** What the answers to other agents work with. */
+export interface PeerRoutesOptions extends OrdersOptions {
+  readonly orders: Orders;
+  readonly stream: VolumeStream;
+  readonly openVolume: (volumeId: string) => Promise<Export>;
+}
+
 /** What other agents ask of this one. What arrives is believed for its signature alone. */
 export class PeerRoutes implements ServiceImpl<typeof PeerService> {
-  readonly #options: OrdersOptions & { readonly orders: Orders; readonly stream: VolumeStream };
+  readonly #options: PeerRoutesOptions;
 
-  constructor(options: OrdersOptions & { readonly orders: Orders; readonly stream: VolumeStream }) {
+  constructor(options: PeerRoutesOptions) {
     this.#options = options;
   }
 
@@ -89,7 +97,7 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
   };
 
   openExport: ServiceImpl<typeof PeerService>['openExport'] = (request) => {
-    const { handovers, exports, clock, stream, host } = this.#options;
+    const { handovers, exports, openVolume, clock, stream, host } = this.#options;
     const migrationId = checkId('migration', request.migrationId, 'migration_id');
     const row = handovers.row(migrationId);
     const publicKey = peerKey(row);
@@ -115,7 +123,9 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
     const expiresAtMs = clock.nowMs() + tokenMs;
     const token = exports.grant({
       purpose: migrationId,
-      volumeId: row.detail.sourceVolumeId,
+      round: migrationId,
+      open: () => openVolume(row.detail.sourceVolumeId),
+      isLimited: false,
       audience: 'stream',
       fingerprint: request.fingerprint === '' ? null : request.fingerprint,
       connectionsMax: tokenConnectionsMax,

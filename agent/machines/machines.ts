@@ -400,6 +400,11 @@ export class Machines implements MovableMachines {
     return this.list().reduce((total, machine) => total + (machine.config?.guest?.memoryMb ?? 0), 0);
   }
 
+  /** CPUs promised to the Machines of this host. */
+  cpusUsed(): number {
+    return this.list().reduce((total, machine) => total + (machine.config?.guest?.cpus ?? 0), 0);
+  }
+
   /** How its program ended last, in words; null if that was no failure. */
   #lastFailure(machineId: string): string | null {
     const exit = this.#options.journal.events(machineId).findLast((event) => event.exitEvent !== undefined)?.exitEvent;
