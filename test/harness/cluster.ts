@@ -8,6 +8,8 @@ import { freePort } from '../../cli/cluster.ts';
 import { type KnownMachine, loopsUnder, machineProcesses, mountsUnder, sweepLeftovers } from '../../cli/sweep.ts';
 import { AgentService } from '../../proto/gen/ferry/v1/agent_pb.ts';
 import {
+  ClusterService,
+  DrainService,
   HostService,
   LockService,
   MachineService,
@@ -18,6 +20,8 @@ import { HandoverService } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { HostStatus, type Machine, MachineConfigSchema, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { ClientPool } from '../../shared/rpc/client.ts';
+import { mountXfs } from './disk.ts';
+import { RedisStore } from './redis-server.ts';
 
 const entry = join(import.meta.dirname, '../../cli/main.ts');
 const pollMs = 25;
@@ -30,11 +34,21 @@ export interface TestClusterOptions {
   /** Flags for all agents, or for each, besides those of the cluster, for example { 'driver-silence': '3s' }. */
   readonly agentFlags?: Flags | ((host: string) => Flags);
   readonly coordinatorFlags?: Flags;
+  /** How many coordinators, named coordinator, coordinator-2, ...; agents know all. Several need a Redis. */
+  readonly coordinators?: number;
+  /** Where coordinators keep their state. */
+  readonly store?: 'sqlite' | 'redis';
+  /** Hosts whose data is on an XFS of so many MiB, which can share blocks, on a loop device; needs root. */
+  readonly xfsMib?: Readonly<Record<string, number>>;
   /** Where the data goes; a folder in the system's temporary one by default. */
   readonly root?: string;
   /** Runs before the daemons start; `dir` gets a folder for each, named as the daemon. Mounts below it are undone at the end. */
   readonly prepare?: (dir: string) => void;
 }
+
+/** Names of so many coordinators. */
+const coordinatorNames = (count: number) =>
+  Array.from({ length: count }, (_, index) => (index === 0 ? 'coordinator' : `coordinator-${index + 1}`));
 
 interface Daemon {
   readonly args: readonly string[];
@@ -42,42 +56,39 @@ interface Daemon {
 }
 
 /**
- * A coordinator and agents as real processes on loopback, that can be killed and started again one by one. Ends with
+ * Coordinators and agents as real processes on loopback, that can be killed and started again one by one. Ends with
  * `await using`: Machines destroyed, daemons ended, mounts and folders gone.
  */
 export class TestCluster implements AsyncDisposable {
   readonly dir: string;
-  readonly coordinator: string;
   readonly #addresses = new Map<string, string>();
   readonly #daemons = new Map<string, Daemon>();
   /** Each Machine with each address that it was seen at. */
   readonly #seen = new Map<string, KnownMachine>();
   readonly #pool = new ClientPool();
+  readonly #coordinators = new Map<string, string>();
+  #asked = 'coordinator';
+  #redis: RedisStore | null = null;
 
-  private constructor(dir: string, coordinator: string) {
+  private constructor(dir: string) {
     this.dir = dir;
-    this.coordinator = coordinator;
   }
 
   /** Starts all; resolves once every host answers. */
   static async start(options: TestClusterOptions = {}): Promise<TestCluster> {
     const { hosts = ['host-a', 'host-b'], agentFlags = {}, coordinatorFlags = {} } = options;
+    const names = coordinatorNames(options.coordinators ?? 1);
     const dir = mkdtempSync(join(options.root ?? tmpdir(), 'ferry-cluster-'));
-    const cluster = new TestCluster(dir, `127.0.0.1:${await freePort()}`);
+    const cluster = new TestCluster(dir);
+    if (options.store === 'redis') cluster.#redis = await RedisStore.start(dir, names);
     const flags = (values: Flags) => Object.entries(values).flatMap(([name, value]) => [`--${name}`, value]);
-    cluster.#daemons.set('coordinator', {
-      args: [
-        'coordinator',
-        '--data-dir',
-        join(dir, 'coordinator'),
-        '--listen',
-        cluster.coordinator,
-        '--heartbeat-interval',
-        '500ms',
-        ...flags(coordinatorFlags),
-      ],
-      child: null,
-    });
+    for (const name of names) {
+      const address = `127.0.0.1:${await freePort()}`;
+      cluster.#coordinators.set(name, address);
+      const own = ['--data-dir', join(dir, name), '--listen', address, '--heartbeat-interval', '500ms'];
+      const store = cluster.#redis === null ? [] : ['--store', cluster.#redis.url(name)];
+      cluster.#daemons.set(name, { args: ['coordinator', ...own, ...store, ...flags(coordinatorFlags)], child: null });
+    }
     for (const host of hosts) {
       const address = `127.0.0.1:${await freePort()}`;
       cluster.#addresses.set(host, address);
@@ -87,7 +98,7 @@ export class TestCluster implements AsyncDisposable {
         '--data-dir',
         join(dir, host),
         '--coordinator',
-        cluster.coordinator,
+        [...cluster.#coordinators.values()].join(),
         '--listen',
         address,
       ];
@@ -96,10 +107,26 @@ export class TestCluster implements AsyncDisposable {
         child: null,
       });
     }
+    for (const [host, sizeMib] of Object.entries(options.xfsMib ?? {})) mountXfs(join(dir, host), sizeMib);
     options.prepare?.(dir);
     for (const name of cluster.#daemons.keys()) cluster.spawn(name);
     await cluster.untilHostsAnswer();
     return cluster;
+  }
+
+  /** Address of the coordinator that is asked. */
+  get coordinator(): string {
+    return this.#coordinators.get(this.#asked)!;
+  }
+
+  /** From now on another coordinator is asked. */
+  ask(name: string): void {
+    this.#asked = name;
+  }
+
+  /** The Redis of a cluster that has one. */
+  get redis(): RedisStore {
+    return this.#redis!;
   }
 
   /** Calls to the coordinator. */
@@ -121,6 +148,14 @@ export class TestCluster implements AsyncDisposable {
 
   get locks() {
     return this.#pool.client(LockService, this.coordinator);
+  }
+
+  get drains() {
+    return this.#pool.client(DrainService, this.coordinator);
+  }
+
+  get status() {
+    return this.#pool.client(ClusterService, this.coordinator);
   }
 
   /** Address of an agent's RPC port. */
@@ -150,6 +185,11 @@ export class TestCluster implements AsyncDisposable {
   /** PID of a daemon that runs. */
   pid(name: string): number {
     return this.#daemons.get(name)!.child!.pid!;
+  }
+
+  /** Sends a signal to a daemon and does not wait; SIGSTOP freezes it, SIGCONT lets it go on. */
+  signal(name: string, signal: NodeJS.Signals): void {
+    process.kill(this.pid(name), signal);
   }
 
   /** Starts a daemon. */
@@ -228,6 +268,17 @@ export class TestCluster implements AsyncDisposable {
     return machine;
   }
 
+  /** Where a Machine's program listens now, "address" or "[address]" for IPv6; told by its owner, without a coordinator. */
+  async whereabouts(machineId: string): Promise<string> {
+    const asked = [...this.#addresses.keys()].map((host) =>
+      this.agent(host).agentGetMachine({ machineId }, { timeoutMs: 1000 }),
+    );
+    const { machine } = await Promise.any(asked);
+    this.#note(machine!);
+    const address = machine!.bindIp || machine!.privateIp;
+    return address.includes(':') ? `[${address}]` : address;
+  }
+
   #note({ id, privateIp }: Machine): void {
     this.#seen.set(`${id} ${privateIp}`, { id, privateIp });
   }
@@ -265,6 +316,7 @@ export class TestCluster implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#daemons.keys()].map((name) => this.kill(name, 'SIGKILL')));
+    await this.#redis?.[Symbol.asyncDispose]();
     sweepLeftovers(this.dir, [...this.#seen.values()]);
     await this.until('no process, mount or loop device is left', () => {
       sweepLeftovers(this.dir, [...this.#seen.values()]);

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, rmSync, statfsSync, truncateSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 
@@ -22,6 +22,22 @@ export function mountSmallDisk(dir: string, sizeMib: number): void {
   closeSync(openSync(image, 'w'));
   truncateSync(image, sizeMib * mib);
   execFileSync('mkfs.ext4', ['-q', '-F', '-m', '0', image], { stdio: 'ignore' });
+  execFileSync('mount', ['-o', 'loop', image, dir]);
+}
+
+/** Why there can be no XFS here, or null. */
+export function xfsMissing(): string | null {
+  if (spawnSync('mkfs.xfs', ['-V'], { stdio: 'ignore' }).error !== undefined) return 'needs mkfs.xfs';
+  return smallDisksMissing();
+}
+
+/** Mounts an XFS of so many MiB (at least 300), with blocks that files can share, at `dir`; the cluster's end unmounts it. */
+export function mountXfs(dir: string, sizeMib: number): void {
+  mkdirSync(dir, { recursive: true });
+  const image = `${dir}.disk`;
+  closeSync(openSync(image, 'w'));
+  truncateSync(image, sizeMib * mib);
+  execFileSync('mkfs.xfs', ['-q', '-m', 'reflink=1', image], { stdio: 'ignore' });
   execFileSync('mount', ['-o', 'loop', image, dir]);
 }
 

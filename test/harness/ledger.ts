@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { LedgerClient, locateMachine, readAcknowledgements } from '../../examples/ledger/client.ts';
+import { LedgerClient, readAcknowledgements } from '../../examples/ledger/client.ts';
 import { type Verdict, verifyLedger } from '../../examples/ledger/verify.ts';
 import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { durationFromMs } from '../../shared/duration.ts';
@@ -42,7 +42,7 @@ export class LedgerLoad {
     this.#cluster = cluster;
     this.#ackPath = join(cluster.dir, `${machine.id}.acknowledged`);
     this.#client = new LedgerClient({
-      locate: locateMachine(cluster.coordinator, machine.id, port),
+      locate: () => this.#url(),
       ackPath: this.#ackPath,
     });
     this.#running = this.#client.run(this.#over.signal);
@@ -69,7 +69,10 @@ export class LedgerLoad {
   async verdict(): Promise<Verdict> {
     this.#over.abort();
     await this.#running;
-    const url = await locateMachine(this.#cluster.coordinator, this.machine.id, port)();
-    return verifyLedger(url, readAcknowledgements(this.#ackPath));
+    return verifyLedger(await this.#url(), readAcknowledgements(this.#ackPath));
+  }
+
+  async #url(): Promise<string> {
+    return `http://${await this.#cluster.whereabouts(this.machine.id)}:${port}`;
   }
 }

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { LedgerClient, locateMachine, readAcknowledgements } from '../../examples/ledger/client.ts';
+import { LedgerClient, readAcknowledgements } from '../../examples/ledger/client.ts';
 import { type Verdict, verifyLedger } from '../../examples/ledger/verify.ts';
 import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { TestCluster } from './cluster.ts';
@@ -15,7 +15,7 @@ export interface Load {
 /** Starts a client; resolves after the first acknowledgements. */
 export async function loadOn(cluster: TestCluster, machine: Machine, port: number): Promise<Load> {
   const ackPath = join(cluster.dir, `${machine.id}.acknowledged`);
-  const locate = locateMachine(cluster.coordinator, machine.id, port);
+  const locate = async () => `http://${await cluster.whereabouts(machine.id)}:${port}`;
   const client = new LedgerClient({ locate, ackPath });
   const over = new AbortController();
   const running = client.run(over.signal);

@@ -48,8 +48,8 @@ export class RedisClient {
   async ask(...words: readonly string[]): Promise<string> {
     if (this.#connection === null) {
       try {
-        const machine = await this.#cluster.machine(this.#machineId);
-        this.#connection = await RedisConnection.open(machine.bindIp || machine.privateIp);
+        const address = await this.#cluster.whereabouts(this.#machineId);
+        this.#connection = await RedisConnection.open(address.replace(/^\[|\]$/g, ''));
       } catch (error) {
         throw new RedisError(false, String(error));
       }
