@@ -82,7 +82,7 @@ export class Coordinator {
     // A store that begins empty may have been lost: hosts that it does not know yet may hold permits.
     const isEmpty = (await store.hosts()).length === 0;
     const openAtMs = isEmpty ? clock.nowMs() + Math.max(reportMsMax, 3 * config.heartbeatIntervalMs) : 0;
-    return new Coordinator(options, await store.nextTerm(), openAtMs);
+    return new Coordinator(options, BigInt(clock.nowMs()), openAtMs);
   }
 
   /** Resumes every open migration and begins the housekeeping. */

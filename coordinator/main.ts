@@ -13,7 +13,7 @@ import { SqliteStore } from './store/sqlite.ts';
  */
 export async function runCoordinator(config: CoordinatorConfig, signal: AbortSignal): Promise<void> {
   const log = createLog('coordinator', config.logLevel);
-  const store = new SqliteStore({ path: storePath(config.dataDir), random: systemRandom });
+  const store = new SqliteStore({ path: storePath(config.dataDir), random: systemRandom, clock: systemClock });
   try {
     const clients = new ClientPool();
     const parts = { config, store, clients, clock: systemClock, random: systemRandom, log };

@@ -19,6 +19,9 @@ const host = (id: string, changes: Partial<HostRow> = {}): HostRow => ({
   journalCounter: 0n,
   journalWentBack: false,
   lastHeartbeatMs: 0,
+  copyLimits: undefined,
+  dnsAddress: '',
+  notes: [],
   ...changes,
 });
 const need = { memoryMb: 256n, volumeBytes: 0n, region: '', not: new Map<string, string>() };

@@ -51,6 +51,9 @@ export class Roster implements AddressBook {
       journalId: request.journalId,
       journalCounter: request.journalCounter,
       cordoned: request.cordoned,
+      copyLimits: request.copyLimits,
+      dnsAddress: request.dnsAddress,
+      notes: request.notes,
       rememberedNumber: request.hostNumber,
       atMs: nowMs,
     });

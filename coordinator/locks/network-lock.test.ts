@@ -158,6 +158,7 @@ test('the lock of a migration that nobody knows is released once its source burn
     source: 'h1',
     destination: 'h2',
     sinceMs: 0,
+    priority: 0,
     fenceAbove: 0n,
   });
   const id = await harness.migrate(second, 'h3');
@@ -176,6 +177,7 @@ test('the lock of an unknown migration stays while its source does not answer', 
     source: 'h1',
     destination: 'h2',
     sinceMs: 0,
+    priority: 0,
     fenceAbove: 0n,
   });
   const id = await harness.migrate(second, 'h3');

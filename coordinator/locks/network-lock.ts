@@ -20,6 +20,8 @@ export interface LockSeeker {
   readonly destination: string;
   readonly term: bigint;
   readonly sinceMs: number;
+  /** Higher goes first in line. */
+  readonly priority: number;
   /** Hosts whose permit is not waited for, as of now. */
   overrides(): Promise<readonly string[]>;
   /** Made durable before the hosts are asked, so that their permits are asked back whatever happens. */

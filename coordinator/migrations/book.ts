@@ -51,12 +51,12 @@ export class MigrationBook {
   /** Changes a migration durably. */
   async update(id: string, change: Change): Promise<MigrationRecord> {
     for (let conflicts = 0; conflicts < conflictsMax; conflicts += 1) {
-      const { migration, plan, version, open, claim } = await this.get(id);
+      const { migration, plan, version, open, claim, driver } = await this.get(id);
       const draft: Draft = { migration: clone(MigrationSchema, migration), plan: structuredClone(plan), open, claim };
       change(draft);
-      if (!(await this.#store.updateMigration({ ...draft, version }))) continue;
+      if (!(await this.#store.updateMigration({ ...draft, version, driver }))) continue;
       this.#feed.publish(draft.migration);
-      return { ...draft, version: version + 1 };
+      return { ...draft, version: version + 1, driver };
     }
     throw new FerryError('overloaded', `migration ${id} is changed by too many at once`);
   }

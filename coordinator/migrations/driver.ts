@@ -243,9 +243,10 @@ export class MigrationDriver {
       term: this.#options.term,
       nowMs: clock.nowMs(),
     });
-    const answer = await store.claimMigration(child, id);
-    if (answer.kind === 'busy') {
-      const busy = new FerryError('machine_busy', `migration ${answer.migrationId} holds the Machine`);
+    const answer = await store.claimMigration(child, { takesOver: id });
+    if (answer.kind !== 'claimed') {
+      const other = answer.kind === 'busy' ? answer.migrationId : childId;
+      const busy = new FerryError('machine_busy', `migration ${other} holds the Machine`);
       return this.#park(journey, busy);
     }
     this.drive(childId);

@@ -139,6 +139,7 @@ async function acquire(journey: Journey, signal: AbortSignal): Promise<string> {
       destination,
       term: parts.term,
       sinceMs: parts.clock.nowMs(),
+      priority: plan.priority,
       overrides: async () => (await parts.book.get(id)).plan.overrideHosts,
       asks: async (hosts) => {
         if (hosts.every((host) => journey.plan.permitHosts.includes(host))) return;

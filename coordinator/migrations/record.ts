@@ -25,7 +25,13 @@ export interface NewMigration {
   readonly returns: string;
   readonly term: bigint;
   readonly nowMs: number;
+  /** Longest time that the last copy may take; 300 ms when left out. */
+  readonly downtimeBudgetMs?: number;
+  /** Higher goes first in line for the network; 0 when left out. */
+  readonly priority?: number;
 }
+
+const downtimeBudgetMsDefault = 300;
 
 /** A migration as it is claimed: the durable intent before anything is done. */
 export function newRecord(wish: NewMigration): MigrationRecord {
@@ -52,6 +58,8 @@ export function newRecord(wish: NewMigration): MigrationRecord {
       startDeadlineMs: wish.startDeadlineMs,
       overrideHosts: [...wish.overrideHosts],
       permitHosts: [...wish.permitHosts],
+      downtimeBudgetMs: wish.downtimeBudgetMs ?? downtimeBudgetMsDefault,
+      priority: wish.priority ?? 0,
       turnedBecause: null,
       turns: 0,
       declineOwed: false,
@@ -59,6 +67,7 @@ export function newRecord(wish: NewMigration): MigrationRecord {
     version: 1,
     open: true,
     claim: true,
+    driver: '',
   };
 }
 

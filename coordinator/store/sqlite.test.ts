@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { ManualClock } from '../../shared/clock.ts';
 import { FerryError } from '../../shared/error.ts';
 import { type Random, seededRandom } from '../../shared/random.ts';
 import { describeStore, type StoreFixture } from './conformance.ts';
@@ -14,7 +15,7 @@ function sqliteFixture(random: Random = seededRandom(3)): StoreFixture & { reado
   return {
     path,
     open: async () => {
-      const store = new SqliteStore({ path, random });
+      const store = new SqliteStore({ path, random, clock: new ManualClock() });
       opened.push(store);
       return store;
     },
@@ -42,8 +43,9 @@ test('a second coordinator on the same file is refused', async () => {
 test('0 and numbers that were used are drawn again', async () => {
   const draws = [0, 5, 5, 9];
   const random: Random = {
-    bytes: () => {
-      const bytes = Buffer.alloc(4);
+    bytes: (count) => {
+      const bytes = Buffer.alloc(count);
+      if (count !== 4) return bytes;
       bytes.writeUInt32BE(draws.shift()!);
       return bytes;
     },

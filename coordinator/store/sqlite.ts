@@ -1,14 +1,21 @@
 // Longer than usual: one class that is the whole SQLite side of the store interface, one statement or two an operation.
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import { HostCapacitySchema } from '../../proto/gen/ferry/v1/host_pb.ts';
+import { DrainSchema } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { CopyLimitsSchema, HostCapacitySchema } from '../../proto/gen/ferry/v1/host_pb.ts';
 import { MachineSchema } from '../../proto/gen/ferry/v1/machine_pb.ts';
-import { MigrationSchema, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { type Migration, MigrationSchema, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import type { Clock } from '../../shared/clock.ts';
 import { Database, type Row } from '../../shared/database.ts';
 import { FerryError } from '../../shared/error.ts';
 import type { Random } from '../../shared/random.ts';
 import { acknowledge, judgeJournal, type KnownJournal } from './journal-counter.ts';
+import { drainsKept, drawsMax, sessionKeptMs } from './limits.ts';
 import type {
   ClaimAnswer,
+  ClaimBasis,
+  CreateDrainAnswer,
+  DrainPlan,
+  DrainRecord,
   HeartbeatOutcome,
   HostReport,
   HostRow,
@@ -20,8 +27,13 @@ import type {
   MigrationRecord,
   Placement,
   PlacementFilter,
+  SessionRow,
+  SessionState,
   Store,
+  StoreIdentity,
+  TakeAnswer,
 } from './store.ts';
+import { mintTerm } from './term.ts';
 
 const schema = [
   `
@@ -54,26 +66,93 @@ const schema = [
   CREATE INDEX migrations_open ON migrations (id) WHERE open = 1;
   CREATE INDEX migrations_unended ON migrations (id) WHERE ended = 0;
   `,
+  `
+  CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+  ALTER TABLE hosts ADD COLUMN copy_limits BLOB;
+  ALTER TABLE hosts ADD COLUMN dns_address TEXT NOT NULL DEFAULT '';
+  ALTER TABLE hosts ADD COLUMN notes TEXT NOT NULL DEFAULT '[]';
+  ALTER TABLE lock_waiters ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE migrations ADD COLUMN driver TEXT NOT NULL DEFAULT '';
+  UPDATE migrations SET plan = json_set(plan, '$.downtimeBudgetMs', 300, '$.priority', 0);
+  CREATE TABLE sessions (
+    id TEXT PRIMARY KEY, coordinator TEXT NOT NULL, address TEXT NOT NULL, version TEXT NOT NULL,
+    until_ms INTEGER NOT NULL) STRICT;
+  CREATE TABLE drains (
+    id TEXT PRIMARY KEY, host_id TEXT NOT NULL, version INTEGER NOT NULL, open INTEGER NOT NULL,
+    driver TEXT NOT NULL, drain BLOB NOT NULL, plan TEXT NOT NULL) STRICT;
+  CREATE INDEX drains_host ON drains (host_id, id);
+  CREATE UNIQUE INDEX drains_open ON drains (host_id) WHERE open = 1;
+  `,
 ];
-
-/** How often a number is drawn before giving up; with fewer than a billion names in use this never happens. */
-const drawsMax = 64;
 
 /** The store in one SQLite file, for one coordinator; the file is locked while it is open. */
 export class SqliteStore implements Store {
   readonly #db: Database;
   readonly #random: Random;
+  readonly #clock: Clock;
 
-  constructor(options: { readonly path: string; readonly random: Random }) {
+  constructor(options: { readonly path: string; readonly random: Random; readonly clock: Clock }) {
     this.#db = new Database(options.path, schema);
     this.#random = options.random;
+    this.#clock = options.clock;
+    const generation = Buffer.from(this.#random.bytes(16)).toString('hex');
+    this.#db.run("INSERT OR IGNORE INTO facts VALUES ('generation', ?)", generation);
+    // The file is open in one process only: whoever had a session before is gone.
+    this.#db.run('UPDATE sessions SET until_ms = min(until_ms, ?)', this.#clock.nowMs());
   }
 
-  async nextTerm(): Promise<bigint> {
+  async identity(): Promise<StoreIdentity> {
+    const { value } = this.#db.get("SELECT value FROM facts WHERE name = 'generation'")!;
+    return { generation: value as string, incarnation: 'embedded' };
+  }
+
+  async renewSession(session: SessionRow, ttlMs: number): Promise<boolean> {
     return this.#db.transaction(() => {
-      this.#db.run("INSERT INTO counters VALUES ('term', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1");
-      return BigInt(this.#db.get("SELECT value FROM counters WHERE name = 'term'")!.value as number);
+      const nowMs = this.#clock.nowMs();
+      this.#db.run('DELETE FROM sessions WHERE until_ms <= ?', nowMs - sessionKeptMs);
+      const { id, coordinator, address, version } = session;
+      const changed = this.#db.run(
+        `INSERT INTO sessions VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO UPDATE
+         SET address = ?3, version = ?4, until_ms = ?5 WHERE until_ms > ?6`,
+        id,
+        coordinator,
+        address,
+        version,
+        nowMs + ttlMs,
+        nowMs,
+      );
+      return changed > 0;
     });
+  }
+
+  async endSession(id: string): Promise<void> {
+    this.#db.run('UPDATE sessions SET until_ms = min(until_ms, ?) WHERE id = ?', this.#clock.nowMs(), id);
+  }
+
+  async sessions(): Promise<readonly SessionState[]> {
+    const nowMs = this.#clock.nowMs();
+    const rows = this.#db.all('SELECT * FROM sessions WHERE until_ms > ? ORDER BY id', nowMs - sessionKeptMs);
+    return rows.map((row) => ({
+      id: row.id as string,
+      coordinator: row.coordinator as string,
+      address: row.address as string,
+      version: row.version as string,
+      alive: (row.until_ms as number) > nowMs,
+    }));
+  }
+
+  /** The live session, other than `sessionId`, that `driver` is. */
+  #drivenBy(driver: string, sessionId: string): string | undefined {
+    if (driver === sessionId) return undefined;
+    const alive = this.#db.get('SELECT 1 FROM sessions WHERE id = ? AND until_ms > ?', driver, this.#clock.nowMs());
+    return alive === undefined ? undefined : driver;
+  }
+
+  #nextTerm(above: bigint): bigint {
+    const highest = BigInt((this.#db.get("SELECT value FROM counters WHERE name = 'term'")?.value as number) ?? 0);
+    const term = mintTerm(highest > above ? highest : above, this.#random);
+    this.#db.run("INSERT OR REPLACE INTO counters VALUES ('term', ?)", term);
+    return term;
   }
 
   async networkNumber(name: string, remembered: number): Promise<number> {
@@ -105,7 +184,7 @@ export class SqliteStore implements Store {
       const journal = judgeJournal(before, report.journalId, report.journalCounter);
       const number = this.#number('host', report.id, report.rememberedNumber);
       this.#db.run(
-        'INSERT OR REPLACE INTO hosts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+        'INSERT OR REPLACE INTO hosts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
         report.id,
         number,
         report.region,
@@ -119,6 +198,9 @@ export class SqliteStore implements Store {
         journal.reported,
         Number(journal.wentBack),
         report.atMs,
+        report.copyLimits === undefined ? null : toBinary(CopyLimitsSchema, report.copyLimits),
+        report.dnsAddress,
+        JSON.stringify(report.notes),
       );
       return {
         host: hostOf(this.#db.get('SELECT * FROM hosts WHERE id = ?', report.id)!),
@@ -218,21 +300,21 @@ export class SqliteStore implements Store {
     return this.#db.transaction(() => {
       const { network, migrationId } = request;
       const held = this.#lock(network);
-      if (held?.migrationId === migrationId && held.fence > request.fenceAbove) return { kind: 'granted', lock: held };
-      if (held === undefined || held.migrationId === migrationId) {
-        const line = this.#waiters(network);
-        const first = line[0]?.migrationId ?? migrationId;
-        if (held !== undefined || first === migrationId) return { kind: 'granted', lock: this.#grant(request, held) };
+      if (held?.migrationId === migrationId) {
+        return { kind: 'granted', lock: held.fence > request.fenceAbove ? held : this.#grant(request, held) };
       }
       this.#db.run(
-        'INSERT OR IGNORE INTO lock_waiters (network, migration_id, machine_id, since_ms) VALUES (?, ?, ?, ?)',
+        `INSERT INTO lock_waiters (network, migration_id, machine_id, since_ms, priority) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT (network, migration_id) DO UPDATE SET priority = excluded.priority`,
         network,
         migrationId,
         request.machineId,
         request.sinceMs,
+        request.priority,
       );
       const line = this.#waiters(network);
       const place = line.findIndex((waiter) => waiter.migrationId === migrationId);
+      if (held === undefined && place === 0) return { kind: 'granted', lock: this.#grant(request, held) };
       return { kind: 'waiting', lock: held, ahead: line.slice(0, place) };
     });
   }
@@ -282,24 +364,56 @@ export class SqliteStore implements Store {
   }
 
   #waiters(network: string): LockWaiterRow[] {
-    return this.#db.all('SELECT * FROM lock_waiters WHERE network = ? ORDER BY place', network).map((row) => ({
+    const rows = this.#db.all('SELECT * FROM lock_waiters WHERE network = ? ORDER BY priority DESC, place', network);
+    return rows.map((row) => ({
       network,
       migrationId: row.migration_id as string,
       machineId: row.machine_id as string,
       sinceMs: row.since_ms as number,
+      priority: row.priority as number,
     }));
   }
 
-  async claimMigration(record: MigrationRecord, takesOver = ''): Promise<ClaimAnswer> {
+  async claimMigration(record: MigrationRecord, { takesOver = '', inherits }: ClaimBasis = {}): Promise<ClaimAnswer> {
     return this.#db.transaction((): ClaimAnswer => {
       const { id, machineId } = record.migration;
       if (this.#db.get('SELECT 1 FROM migrations WHERE id = ?', id) !== undefined) return { kind: 'claimed' };
-      this.#db.run('UPDATE migrations SET claim = 0, version = version + 1 WHERE id = ? AND claim = 1', takesOver);
       const holder = this.#db.get('SELECT id FROM migrations WHERE machine_id = ? AND claim = 1', machineId);
-      if (holder !== undefined) return { kind: 'busy', migrationId: holder.id as string };
-      this.#db.run('INSERT INTO migrations VALUES (?, ?, ?, ?, ?, ?, ?, ?)', id, machineId, ...columnsOf(record));
+      if (holder !== undefined && holder.id !== takesOver) return { kind: 'busy', migrationId: holder.id as string };
+      if (inherits !== undefined) {
+        const raise = 'UPDATE migrations SET version = version + 1 WHERE id = ? AND version = ?';
+        if (this.#db.run(raise, inherits.migrationId, inherits.version) === 0) return { kind: 'changed' };
+      }
+      this.#db.run('UPDATE migrations SET claim = 0, version = version + 1 WHERE id = ? AND claim = 1', takesOver);
+      const insert = 'INSERT INTO migrations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)';
+      this.#db.run(insert, id, machineId, ...columnsOf(record), record.driver);
       return { kind: 'claimed' };
     });
+  }
+
+  async takeMigration(id: string, sessionId: string, termAbove: bigint): Promise<TakeAnswer<MigrationRecord>> {
+    return this.#db.transaction((): TakeAnswer<MigrationRecord> => {
+      const row = this.#db.get('SELECT * FROM migrations WHERE id = ?', id);
+      if (row === undefined) return { kind: 'unknown' };
+      const by = this.#drivenBy(row.driver as string, sessionId);
+      if (by !== undefined) return { kind: 'driven', by };
+      const found = recordOf(row);
+      const record = { ...found, version: found.version + 1, driver: sessionId };
+      record.migration.term = this.#nextTerm(termAbove);
+      this.#db.run(
+        'UPDATE migrations SET version = ?, driver = ?, migration = ? WHERE id = ?',
+        record.version,
+        sessionId,
+        toBinary(MigrationSchema, record.migration),
+        id,
+      );
+      return { kind: 'taken', record };
+    });
+  }
+
+  async leaveMigration(id: string, sessionId: string): Promise<void> {
+    const leave = "UPDATE migrations SET driver = '', version = version + 1 WHERE id = ? AND driver = ?";
+    this.#db.run(leave, id, sessionId);
   }
 
   async updateMigration(record: MigrationRecord): Promise<boolean> {
@@ -339,6 +453,76 @@ export class SqliteStore implements Store {
     );
   }
 
+  async createDrain(record: DrainRecord): Promise<CreateDrainAnswer> {
+    return this.#db.transaction((): CreateDrainAnswer => {
+      const { id, hostId } = record.drain;
+      if (this.#db.get('SELECT 1 FROM drains WHERE id = ?', id) !== undefined) return { kind: 'created' };
+      const other = this.#db.get('SELECT id FROM drains WHERE host_id = ? AND open = 1', hostId);
+      if (other !== undefined) return { kind: 'busy', drainId: other.id as string };
+      const { drain, plan, version, open, driver } = record;
+      this.#db.run(
+        'INSERT INTO drains VALUES (?, ?, ?, ?, ?, ?, ?)',
+        id,
+        hostId,
+        version,
+        Number(open),
+        driver,
+        toBinary(DrainSchema, drain),
+        JSON.stringify(plan),
+      );
+      this.#db.run(
+        'DELETE FROM drains WHERE open = 0 AND id NOT IN (SELECT id FROM drains ORDER BY id DESC LIMIT ?)',
+        drainsKept,
+      );
+      return { kind: 'created' };
+    });
+  }
+
+  async updateDrain({ drain, plan, version, open }: DrainRecord): Promise<boolean> {
+    return (
+      this.#db.run(
+        'UPDATE drains SET version = version + 1, open = ?, drain = ?, plan = ? WHERE id = ? AND version = ?',
+        Number(open),
+        toBinary(DrainSchema, drain),
+        JSON.stringify(plan),
+        drain.id,
+        version,
+      ) > 0
+    );
+  }
+
+  async drain(id: string): Promise<DrainRecord | undefined> {
+    return this.#drain('SELECT * FROM drains WHERE id = ?', id);
+  }
+
+  async drainOfHost(hostId: string): Promise<DrainRecord | undefined> {
+    return this.#drain('SELECT * FROM drains WHERE host_id = ? ORDER BY id DESC LIMIT 1', hostId);
+  }
+
+  #drain(sql: string, value: string): DrainRecord | undefined {
+    const row = this.#db.get(sql, value);
+    return row === undefined ? undefined : drainOf(row);
+  }
+
+  async drains(limit: number): Promise<readonly DrainRecord[]> {
+    return this.#db.all('SELECT * FROM drains ORDER BY id DESC LIMIT ?', limit).map(drainOf);
+  }
+
+  async openDrains(): Promise<readonly DrainRecord[]> {
+    return this.#db.all('SELECT * FROM drains WHERE open = 1 ORDER BY id').map(drainOf);
+  }
+
+  async takeDrain(id: string, sessionId: string): Promise<TakeAnswer<DrainRecord>> {
+    return this.#db.transaction((): TakeAnswer<DrainRecord> => {
+      const found = this.#drain('SELECT * FROM drains WHERE id = ?', id);
+      if (found === undefined) return { kind: 'unknown' };
+      const by = this.#drivenBy(found.driver, sessionId);
+      if (by !== undefined) return { kind: 'driven', by };
+      this.#db.run('UPDATE drains SET version = version + 1, driver = ? WHERE id = ?', sessionId, id);
+      return { kind: 'taken', record: { ...found, version: found.version + 1, driver: sessionId } };
+    });
+  }
+
   async close(): Promise<void> {
     this.#db.close();
   }
@@ -361,6 +545,10 @@ function hostOf(row: Row): HostRow {
     journalCounter: BigInt(row.journal_highest as number),
     journalWentBack: row.journal_went_back === 1,
     lastHeartbeatMs: row.last_heartbeat_ms as number,
+    copyLimits:
+      row.copy_limits === null ? undefined : fromBinary(CopyLimitsSchema, row.copy_limits as Uint8Array<ArrayBuffer>),
+    dnsAddress: row.dns_address as string,
+    notes: JSON.parse(row.notes as string) as string[],
   };
 }
 
@@ -397,13 +585,17 @@ function lockOf(row: Row): LockRow {
   };
 }
 
+/** Moved or moved back: nothing about where the Machine is will change any more. */
+export function isThrough({ state }: Pick<Migration, 'state'>): boolean {
+  return state === MigrationState.MOVED || state === MigrationState.MOVED_BACK;
+}
+
 function columnsOf({ migration, plan, version, open, claim }: MigrationRecord) {
-  const ended = migration.state === MigrationState.MOVED || migration.state === MigrationState.MOVED_BACK;
   return [
     version,
     Number(open),
     Number(claim),
-    Number(ended),
+    Number(isThrough(migration)),
     toBinary(MigrationSchema, migration),
     JSON.stringify(plan),
   ] as const;
@@ -416,5 +608,16 @@ function recordOf(row: Row): MigrationRecord {
     version: row.version as number,
     open: row.open === 1,
     claim: row.claim === 1,
+    driver: row.driver as string,
+  };
+}
+
+function drainOf(row: Row): DrainRecord {
+  return {
+    drain: fromBinary(DrainSchema, row.drain as Uint8Array<ArrayBuffer>),
+    plan: JSON.parse(row.plan as string) as DrainPlan,
+    version: row.version as number,
+    open: row.open === 1,
+    driver: row.driver as string,
   };
 }

@@ -1,4 +1,5 @@
-import type { HostCapacity } from '../../proto/gen/ferry/v1/host_pb.ts';
+import type { Drain } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import type { CopyLimits, HostCapacity } from '../../proto/gen/ferry/v1/host_pb.ts';
 import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { Migration } from '../../proto/gen/ferry/v1/migration_pb.ts';
 
@@ -15,6 +16,12 @@ export interface HostReport {
   readonly journalCounter: bigint;
   /** The agent's own record of its cordon: counts only for a host that the store does not know. */
   readonly cordoned: boolean;
+  /** Limits of copies, as the agent keeps them. */
+  readonly copyLimits: CopyLimits | undefined;
+  /** Address of its DNS resolver; empty without one. */
+  readonly dnsAddress: string;
+  /** Notes for the operator. */
+  readonly notes: readonly string[];
   /** Number that the agent remembers; 0 = none. */
   readonly rememberedNumber: number;
   readonly atMs: number;
@@ -56,6 +63,8 @@ export interface LockRequest {
   readonly source: string;
   readonly destination: string;
   readonly sinceMs: number;
+  /** Higher goes first in line; first come first served within one priority. */
+  readonly priority: number;
   /** The fence must be above this one; 0 = any. */
   readonly fenceAbove: bigint;
 }
@@ -77,6 +86,7 @@ export interface LockWaiterRow {
   readonly migrationId: string;
   readonly machineId: string;
   readonly sinceMs: number;
+  readonly priority: number;
 }
 
 /** The answer to a lock request; a refused one stands in line from then on. */
@@ -98,6 +108,10 @@ export interface MigrationPlan {
   overrideHosts: string[];
   /** Hosts that may hold a permit for this migration. */
   permitHosts: string[];
+  /** Longest time that the last copy may take. */
+  downtimeBudgetMs: number;
+  /** Higher goes first in line for the network. */
+  priority: number;
   /** Why it turned back. */
   turnedBecause: { reason: string; message: string; nextAction: string } | null;
   /** How often it turned round; bounded. */
@@ -116,10 +130,81 @@ export interface MigrationRecord {
   readonly open: boolean;
   /** It holds the Machine: one migration a Machine. */
   readonly claim: boolean;
+  /** Session that drives it; empty = none. Changed only by `takeMigration` and `leaveMigration`. */
+  readonly driver: string;
 }
 
-/** The answer to a claim. */
-export type ClaimAnswer = { readonly kind: 'claimed' } | { readonly kind: 'busy'; readonly migrationId: string };
+/** The answer to a claim. `changed`: the record that it builds on is another one by now; read again. */
+export type ClaimAnswer =
+  | { readonly kind: 'claimed' }
+  | { readonly kind: 'busy'; readonly migrationId: string }
+  | { readonly kind: 'changed' };
+
+/** What a claim builds on. */
+export interface ClaimBasis {
+  /** Migration whose claim passes to the new one. */
+  readonly takesOver?: string;
+  /**
+   * Parked migration whose lock the new one goes on under: the claim is refused with `changed` unless it has this version still.
+   * The claim raises that version, so that whoever was about to free the lock looks again.
+   */
+  readonly inherits?: { readonly migrationId: string; readonly version: number };
+}
+
+/** One running coordinator process. What it drives may be taken over once its session has run out. */
+export interface SessionRow {
+  /** The coordinator's name and a random part of this process. */
+  readonly id: string;
+  /** Name of the coordinator. */
+  readonly coordinator: string;
+  /** "host:port" of its RPC port. */
+  readonly address: string;
+  readonly version: string;
+}
+
+/** A session as the store sees it, by the store's clock. */
+export interface SessionState extends SessionRow {
+  readonly alive: boolean;
+}
+
+/** The answer to a take: whoever takes drives from then on, under a term above all before. */
+export type TakeAnswer<T> =
+  | { readonly kind: 'taken'; readonly record: T }
+  /** A live session drives it. */
+  | { readonly kind: 'driven'; readonly by: string }
+  | { readonly kind: 'unknown' };
+
+/** What the drain engine remembers besides what operators see. Plain JSON. */
+export interface DrainPlan {
+  /** Tries a Machine, by ID. */
+  attempts: Record<string, number>;
+  /** When the next try of a Machine is due. */
+  retryAtMs: Record<string, number>;
+  /** The cordon comes off when the cancel is through. */
+  uncordonAfter: boolean;
+}
+
+/** A drain as the store keeps it. */
+export interface DrainRecord {
+  readonly drain: Drain;
+  readonly plan: DrainPlan;
+  /** Rises with each write; a write names the version that it changes. */
+  readonly version: number;
+  readonly open: boolean;
+  /** Session that drives it; empty = none. */
+  readonly driver: string;
+}
+
+/** The answer to a new drain. */
+export type CreateDrainAnswer = { readonly kind: 'created' } | { readonly kind: 'busy'; readonly drainId: string };
+
+/** What a store says about itself. */
+export interface StoreIdentity {
+  /** Random, made with the first use of an empty store: another one means that what was there is lost. */
+  readonly generation: string;
+  /** Changes when another server took over, which may lack the last writes; constant where that cannot happen. */
+  readonly incarnation: string;
+}
 
 /** Which placements to read; no field = all. */
 export interface PlacementFilter {
@@ -133,8 +218,18 @@ export interface PlacementFilter {
  * an implementation may be one transaction (SQLite) or one script (Redis). `conformance.ts` says what each must do.
  */
 export interface Store {
-  /** A driver term higher than all before. */
-  nextTerm(): Promise<bigint>;
+  /**
+   * Which store this is, as of now. A store that was lost, or that another server took over, refuses changes with `rebuilding`
+   * (sessions excepted) until it has been asked here who it is: nobody builds on what is no longer there.
+   */
+  identity(): Promise<StoreIdentity>;
+
+  /** Begins or renews a session for `ttlMs`. False: it had run out and its work may be another's; begin a new one. */
+  renewSession(session: SessionRow, ttlMs: number): Promise<boolean>;
+  /** Ends a session; what it drove may be taken at once. */
+  endSession(id: string): Promise<void>;
+  /** Sessions that are alive, or ran out less than a day ago. */
+  sessions(): Promise<readonly SessionState[]>;
 
   /** The number of a network: known, else `remembered` (by an agent, 0 = none) if nobody has it, else drawn. */
   networkNumber(name: string, remembered: number): Promise<number>;
@@ -175,9 +270,17 @@ export interface Store {
   /** First in line first. */
   lockWaiters(network: string): Promise<readonly LockWaiterRow[]>;
 
-  /** Writes a new migration that claims its Machine. `takesOver` names a migration whose claim passes to it. */
-  claimMigration(record: MigrationRecord, takesOver?: string): Promise<ClaimAnswer>;
-  /** Writes version `record.version + 1` if `record.version` is the stored one; answers whether it was. */
+  /** Writes a new migration that claims its Machine. */
+  claimMigration(record: MigrationRecord, basis?: ClaimBasis): Promise<ClaimAnswer>;
+  /**
+   * Drives a migration from now on, unless another live session does: sets driver and a fresh term in one change. The term is
+   * above all before and above `termAbove` (what agents have seen, as a store may have lost its last writes), and its low 16
+   * bits are random, so that two that were minted by stores that know nothing of each other are not equal.
+   */
+  takeMigration(id: string, sessionId: string, termAbove: bigint): Promise<TakeAnswer<MigrationRecord>>;
+  /** Drives it no longer; harmless when another does. */
+  leaveMigration(id: string, sessionId: string): Promise<void>;
+  /** Writes version `record.version + 1` if `record.version` is the stored one; answers whether it was. Leaves the driver. */
   updateMigration(record: MigrationRecord): Promise<boolean>;
   migration(id: string): Promise<MigrationRecord | undefined>;
   /** Newest first. */
@@ -188,6 +291,20 @@ export interface Store {
   unendedMigrations(limit: number): Promise<readonly MigrationRecord[]>;
   /** Forgets the oldest that are closed until at most `keep` are left. */
   pruneMigrations(keep: number): Promise<void>;
+
+  /** Writes a new drain; one open drain a host. */
+  createDrain(record: DrainRecord): Promise<CreateDrainAnswer>;
+  /** Writes version `record.version + 1` if `record.version` is the stored one; answers whether it was. Leaves the driver. */
+  updateDrain(record: DrainRecord): Promise<boolean>;
+  drain(id: string): Promise<DrainRecord | undefined>;
+  /** The newest of a host. */
+  drainOfHost(hostId: string): Promise<DrainRecord | undefined>;
+  /** Newest first. */
+  drains(limit: number): Promise<readonly DrainRecord[]>;
+  /** Those with something left to do, oldest first. */
+  openDrains(): Promise<readonly DrainRecord[]>;
+  /** Drives a drain from now on, unless another live session does. */
+  takeDrain(id: string, sessionId: string): Promise<TakeAnswer<DrainRecord>>;
 
   close(): Promise<void>;
 }

@@ -42,7 +42,7 @@ export class Harness {
 
   /** Starts a coordinator on the store file; on an empty one, past the time in which hosts report (unless `early`). */
   async start({ early = false } = {}): Promise<void> {
-    const store = new SqliteStore({ path: join(this.directory, 'coordinator.db'), random: this.random });
+    const store = new SqliteStore({ path: join(this.directory, 'coordinator.db'), random: this.random, clock: this.clock });
     this.#store = store;
     const isEmpty = (await store.hosts()).length === 0;
     const { clock, random, world: clients } = this;
