@@ -63,6 +63,13 @@ export interface VolumeRow {
   readonly kept: { readonly migrationId: string; readonly root: string; readonly sinceMs: number } | null;
 }
 
+/** Why a Machine is moved, and for whom; all texts may be empty. */
+export interface MoveReason {
+  readonly reason: string;
+  readonly orderedBy: string;
+  readonly drainId: string;
+}
+
 /** What an agent remembers of a hand-over besides the protocol's own state. */
 export interface HandoverDetail {
   /** The other agent: where it is, and its pinned key (base64); null before they paired. */
@@ -77,6 +84,10 @@ export interface HandoverDetail {
   readonly sourceVolumeId: string;
   /** Time for the Machine to become healthy at the destination. */
   readonly startDeadlineMs: number;
+  /** Source: why it is moved, and for whom. */
+  readonly order?: MoveReason;
+  /** Longest time that a snapshot before the stop took. */
+  readonly longestWriteStallMs?: number;
   readonly signalSentAtMs?: number;
   readonly stoppedAtMs?: number;
   readonly copiedAtMs?: number;
@@ -98,6 +109,7 @@ export interface OfferRow {
   readonly peer: { readonly hostId: string; readonly address: string };
   readonly lockHolder: string;
   readonly term: number;
+  readonly order?: MoveReason;
 }
 
 /** One hand-over: at most one row a migration ID, never removed. */

@@ -23,5 +23,6 @@ export function downtimeOf(detail: HandoverDetail): Downtime | undefined {
     verifiedToStartedMs: between(verified, startedAtMs),
     startedToHealthyMs: between(startedAtMs, healthyAtMs),
     totalMs: between(signalSentAtMs, healthyAtMs),
+    longestWriteStallMs: BigInt(detail.longestWriteStallMs ?? 0),
   });
 }

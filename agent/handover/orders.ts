@@ -5,12 +5,18 @@ import { type Duration, timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { Handover, HandoverService, OrderHeader, SignedStatement } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { PermitSchema, type Permit as ProtoPermit } from '../../proto/gen/ferry/v1/lock_pb.ts';
-import { DesiredState, type MachineRecord, MachineRecordSchema } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import {
+  DesiredState,
+  type MachineRecord,
+  MachineRecordSchema,
+  type MoveOrder,
+  MoveOrderSchema,
+} from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { durationToMs } from '../../shared/duration.ts';
 import { FerryError, invalidArgument } from '../../shared/error.ts';
 import { checkAddress, checkId, newVolumeId } from '../../shared/ids.ts';
 import type { Random } from '../../shared/random.ts';
-import type { HandoverDetail, HandoverRow, MachineRow } from '../journal.ts';
+import type { HandoverDetail, HandoverRow, MachineRow, MoveReason } from '../journal.ts';
 import { newLife } from '../machines/lifecycle.ts';
 import { ferryErrorOf } from '../volumes/ferry-error.ts';
 import { validSize } from '../volumes/validate.ts';
@@ -105,6 +111,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       });
     }
     checkAddress(address, 'destination.address');
+    const order = readMoveOrder(request.order);
     const machine = this.#ownedMachine(machineId);
     const row = handovers.row(migrationId);
     if (row !== undefined && (row.role !== 'source' || row.state.step === 'aborted' || row.state.step === 'returned')) {
@@ -113,7 +120,9 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     if (machine.runtime.desired === 'destroyed')
       throw new FerryError('machine_busy', `Machine ${machineId} is being destroyed`);
     if (row === undefined)
-      journal.write(() => journal.putOffer(migrationId, { machineId, peer: { hostId, address }, lockHolder, term }));
+      journal.write(() =>
+        journal.putOffer(migrationId, { machineId, peer: { hostId, address }, lockHolder, term, order }),
+      );
     handovers.ordered(migrationId, term);
     const record = await this.#describe(machine);
     const handover =
@@ -396,8 +405,9 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
         this.#adopt(now, record);
     };
     const travelling = readRecord(record);
-    const { signalSentAt, stoppedAt } = travelling;
+    const { signalSentAt, stoppedAt, longestWriteStallMs } = travelling;
     const detail = {
+      longestWriteStallMs: Number(longestWriteStallMs),
       ...(signalSentAt === undefined
         ? {}
         : { signalSentAtMs: Number(signalSentAt.seconds) * 1000 + signalSentAt.nanos / 1e6 }),
@@ -427,6 +437,9 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       sourceVolumeId: row.detail.sourceVolumeId,
       destinationVolumeId: volumeId,
       root: ticket.root === noVolumeRoot ? '' : ticket.root,
+      moveReason: record.order?.reason ?? '',
+      orderedBy: record.order?.orderedBy ?? '',
+      drainId: record.order?.drainId ?? '',
     };
     const launch = { type: 'launch', status: 'created', source: 'agent', timestamp: timestampFromMs(now), migration };
     journal.replaceEvents(row.machineId, create(MachineRecordSchema, { events: [...record.events, launch] }).events);
@@ -479,7 +492,10 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     if (mount !== undefined && row.role === 'source' && row.state.step !== 'aborted')
       mount.volume = row.state.offer.volumeId;
     record.events = journal.events(row.machineId);
-    const { signalSentAtMs, stoppedAtMs } = row.detail;
+    const { signalSentAtMs, stoppedAtMs, longestWriteStallMs = 0, order } = row.detail;
+    record.longestWriteStallMs = BigInt(longestWriteStallMs);
+    if (order !== undefined) record.order = create(MoveOrderSchema, order);
+    else delete record.order;
     if (signalSentAtMs !== undefined) record.signalSentAt = timestampFromMs(signalSentAtMs);
     if (stoppedAtMs !== undefined) record.stoppedAt = timestampFromMs(stoppedAtMs);
     return record;
@@ -516,6 +532,21 @@ function readPermit(permit: ProtoPermit | undefined): { network: string; holder:
   const network = checkId('name', permit.network, 'permit.network');
   const holder = checkId('migration', permit.migrationId, 'permit.migration_id');
   return { network, holder, fence: readCount(permit.fence, 'permit.fence', 1) };
+}
+
+const moveReasons = ['', 'overcrowded', 'deprecated', 'maintenance', 'failing'];
+const orderedByMax = 200;
+
+function readMoveOrder(order: MoveOrder | undefined): MoveReason {
+  const { reason = '', orderedBy = '', drainId = '' } = order ?? {};
+  if (!moveReasons.includes(reason))
+    throw invalidArgument(
+      'order.reason',
+      `is ${JSON.stringify(reason.slice(0, 80))}`,
+      `one of ${moveReasons.slice(1).join(', ')}, or empty`,
+    );
+  if (drainId !== '') checkId('drain', drainId, 'order.drain_id');
+  return { reason, orderedBy: orderedBy.slice(0, orderedByMax), drainId };
 }
 
 function readSize(sizeBytes: bigint): number {

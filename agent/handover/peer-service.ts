@@ -90,6 +90,7 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
           volumeAllocatedBytes: volume?.allocatedBytes ?? 0,
           sourceVolumeId: machine.volumeId,
           startDeadlineMs: this.#options.startDeadlineMs,
+          ...(offer.order === undefined ? {} : { order: offer.order }),
         },
       },
     );
