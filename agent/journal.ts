@@ -312,6 +312,10 @@ export class Journal {
   putRoster(hostId: string, address: string): void {
     this.#db.run('INSERT OR REPLACE INTO roster VALUES (?, ?)', hostId, address);
   }
+
+  removeRoster(hostId: string): void {
+    this.#db.run('DELETE FROM roster WHERE host_id = ?', hostId);
+  }
 }
 
 /** Whether anything of a hand-over is left to do, to wait for, or to hold. */

@@ -257,7 +257,17 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
     return { drainId: journal.meta('drain_id') ?? '', drain: Buffer.from(journal.meta('drain') ?? '', 'base64') };
   };
 
-  getHost: ServiceImpl<typeof AgentService>['getHost'] = async () => ({ host: await this.#options.describeHost() });
+  getHost: ServiceImpl<typeof AgentService>['getHost'] = async () => ({
+    host: await this.#options.describeHost(),
+    rememberedHosts: [...this.#options.journal.roster()].map(([id, address]) => ({ id, address })),
+  });
+
+  forgetHost: ServiceImpl<typeof AgentService>['forgetHost'] = ({ hostId }) => {
+    const { journal } = this.#options;
+    checkId('name', hostId, 'host_id');
+    journal.write(() => journal.removeRoster(hostId));
+    return {};
+  };
 
   #row(volumeId: string): VolumeRow {
     const row = this.#options.journal.volume(volumeId);

@@ -40,6 +40,8 @@ export function viewOf(row: HandoverRow, key: SigningKey, facts: ViewFacts): Han
     volumeId: row.role === 'source' ? detail.sourceVolumeId : row.state.subject.volumeId,
     volumeSizeBytes: BigInt(detail.volumeSizeBytes),
     network: detail.network,
+    peer: detail.peer.hostId,
+    lockHolder: detail.lockHolder,
     standing: facts.standing,
     ...(statement === undefined ? {} : { statement }),
     ...(row.record === null ? {} : { record: row.record }),
