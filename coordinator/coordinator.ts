@@ -64,7 +64,7 @@ export class Coordinator {
     const parts: JourneyParts = { store, book, agents, roster, locks, clock, term };
     const { concurrentMax, startDeadlineMs } = config;
     const driver = new MigrationDriver({ ...parts, random, log, concurrentMax, waitingMax: migrationsWaitingMax });
-    const planner = new Planner({ store, book, roster, driver, clock, random, term });
+    const planner = new Planner({ store, agents, book, roster, driver, clock, random, term });
     this.#driver = driver;
     this.#housekeeping = new Housekeeping({ parts, store, orphans, clock, log });
     this.routes = (router) => {

@@ -1,10 +1,14 @@
-import { HostStatus } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { HostStatus, type Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState, type MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { FerryError, invalidArgument } from '../../shared/error.ts';
 import { newMigrationId } from '../../shared/ids.ts';
 import type { Random } from '../../shared/random.ts';
-import { chooseHost, needOf, requireHost } from '../placement.ts';
+import type { Agents } from '../agents.ts';
+import { chooseHost, requireHost } from '../placement/choose.ts';
+import { readCluster } from '../placement/cluster.ts';
+import { needOfMove } from '../placement/need.ts';
+import { volumesOf } from '../placement/volumes.ts';
 import type { Roster } from '../roster.ts';
 import type { MigrationRecord, Store } from '../store/store.ts';
 import type { MigrationBook } from './book.ts';
@@ -16,6 +20,10 @@ const parkedMax = 1000;
 
 /** What an operator asks for. */
 export interface MigrationWish {
+  /** Its ID when the caller has one: a drain writes it down before it asks. */
+  readonly id?: string;
+  /** Drain that orders it. */
+  readonly drainId?: string;
   readonly machineId: string;
   /** Empty = chosen. */
   readonly destination: string;
@@ -27,6 +35,7 @@ export interface MigrationWish {
 /** How the planner is made. */
 export interface PlannerOptions {
   readonly store: Store;
+  readonly agents: Agents;
   readonly book: MigrationBook;
   readonly roster: Roster;
   readonly driver: MigrationDriver;
@@ -62,7 +71,6 @@ export class Planner {
         'more than 5 s',
       );
     }
-    const need = { ...needOf(machine.config), region: '', not: new Map([[source, 'the Machine is there already']]) };
     if (wish.destination === source) {
       throw new FerryError('same_host', `Machine ${machineId} is on ${source} already`, {
         field: 'destination',
@@ -78,9 +86,9 @@ export class Planner {
       });
     }
     for (const host of wish.overrideHosts) await roster.host(host, 'override_hosts');
-    const destination = await this.#destination(wish, need);
+    const destination = await this.#destination(wish, source, machine);
     driver.requireRoom();
-    const id = newMigrationId(clock.nowMs(), random);
+    const id = wish.id ?? newMigrationId(clock.nowMs(), random);
     const { record, answer } = await book.exclusively(async () => {
       const inherited = await this.#parkedLock(machineId);
       const claimed = newRecord({
@@ -107,14 +115,17 @@ export class Planner {
     return record;
   }
 
-  async #destination(wish: MigrationWish, need: Parameters<typeof chooseHost>[2]): Promise<string> {
-    const { roster } = this.#options;
-    if (wish.destination === '') {
-      return chooseHost(await roster.hosts(), (host) => roster.status(host), need).id;
-    }
-    const host = await roster.host(wish.destination, 'destination');
-    requireHost(host, roster.status(host), need, 'destination');
-    return host.id;
+  async #destination(wish: MigrationWish, source: string, machine: Machine): Promise<string> {
+    const { store, roster, agents } = this.#options;
+    const { destination } = wish;
+    if (destination !== '') await roster.host(destination, 'destination');
+    const { machineId, drainId = '' } = wish;
+    const { sites } = await readCluster(store, roster, { machineId, drainId });
+    const volume = (await volumesOf(agents, source))?.get(machine.volumeId);
+    const need = needOfMove(machine, sites.get(source)!, volume, { anyRegion: destination !== '' });
+    if (destination === '') return chooseHost(sites.values(), need).id;
+    requireHost(sites.get(destination)!, need, 'destination');
+    return destination;
   }
 
   /** A network that stays locked because this Machine is down must not keep it from being moved. */

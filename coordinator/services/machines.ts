@@ -2,14 +2,22 @@ import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
 import type { AgentSetMachineRequestSchema } from '../../proto/gen/ferry/v1/agent_pb.ts';
 import type { MachineService, RunMachineRequest } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
-import { HostStatus, type Machine, MachineConfigSchema, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import {
+  HostStatus,
+  type Machine,
+  type MachineConfig,
+  MachineConfigSchema,
+  MachineState,
+} from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { durationFromMs, durationToMs } from '../../shared/duration.ts';
 import { FerryError, invalidArgument, toFerryError } from '../../shared/error.ts';
 import { checkId, newMachineId } from '../../shared/ids.ts';
 import { checkSignal, normalizeConfig } from '../../shared/machine-config.ts';
 import type { Random } from '../../shared/random.ts';
 import { type Agents, isSilence, named } from '../agents.ts';
-import { chooseHost, needOf, requireHost } from '../placement.ts';
+import { chooseHost, requireHost } from '../placement/choose.ts';
+import { readCluster } from '../placement/cluster.ts';
+import { roomOf } from '../placement/room.ts';
 import type { Roster } from '../roster.ts';
 import type { Store } from '../store/store.ts';
 import { boundedMs, optionalName } from './validate.ts';
@@ -108,12 +116,7 @@ async function runMachine(parts: MachineParts, request: RunMachineRequest): Prom
   if (siblings.some((sibling) => sibling.machine.name === name)) {
     throw new FerryError('machine_exists', `app ${app} has a Machine ${name} already`, { field: 'name' });
   }
-  const need = { ...needOf(config), region: request.region, not: new Map<string, string>() };
-  const host =
-    request.hostId === ''
-      ? chooseHost(await roster.hosts(), (each) => roster.status(each), need)
-      : await roster.host(request.hostId);
-  if (request.hostId !== '') requireHost(host, roster.status(host), need, 'host_id');
+  const host = await hostFor(parts, request, config);
   const networkNumber = await store.networkNumber(network, 0);
   const { skipLaunch } = request;
   for (let attempt = 1; ; attempt += 1) {
@@ -133,6 +136,17 @@ async function runMachine(parts: MachineParts, request: RunMachineRequest): Prom
       if (!isSilence(error) || attempt >= createTriesMax) throw error;
     }
   }
+}
+
+async function hostFor({ store, roster }: MachineParts, request: RunMachineRequest, config: MachineConfig) {
+  const { app, region, hostId } = request;
+  const { sites } = await readCluster(store, roster);
+  const room = roomOf(config);
+  const need = { app, room, mount: false, region, to: new Set<string>(), not: new Map<string, string>() };
+  if (hostId === '') return chooseHost(sites.values(), need);
+  const host = await roster.host(hostId);
+  requireHost(sites.get(hostId)!, need, 'host_id');
+  return host;
 }
 
 function networkOf({ app, network }: RunMachineRequest, known: string | undefined): string {

@@ -1,0 +1,135 @@
+import { timestampMs } from '@bufbuild/protobuf/wkt';
+import type { Downtime, Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import {
+  type Migration,
+  MigrationState,
+  MigrationStep,
+  MigrationStrategy,
+} from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { bytesText, msText } from './words.ts';
+
+/** Bytes a second of a copy when nothing was measured yet. */
+export const copyBytesPerSecondDefault = 200e6;
+/** Bytes a second at which a source without reflinks reads a stopped volume. */
+const readBytesPerSecond = 500e6;
+/** Longest last copy unless a Machine or an operator says otherwise. */
+export const downtimeBudgetMsDefault = 300;
+/** Stop and start of a Machine that never moved. */
+const stopStartMsDefault = 500;
+/** A Machine with checks that never moved becomes healthy in this time. */
+const checkedHealthyMs = 1000;
+/** Without checks it is healthy once it has run for so long. */
+const uncheckedHealthyMs = 5000;
+/** Permits, the last round and the hand-over take the lock for so long besides the downtime. */
+const lockOverheadMs = 300;
+/** Smaller copies say nothing about a rate. */
+const measuredBytesMin = 16 * 1024 * 1024;
+/** Copies that are looked at: the fastest had the line to itself. */
+const measuredCopiesMax = 20;
+
+/** What earlier migrations tell. */
+export interface History {
+  /** Undefined when no copy was big enough. */
+  readonly copyBytesPerSecond: number | undefined;
+  /** Stop, start and health of a Machine without its copy, by Machine ID. */
+  readonly stopStartMs: ReadonlyMap<string, number>;
+}
+
+/** Reads migrations, newest first. */
+export function historyOf(migrations: readonly Migration[]): History {
+  const stopStartMs = new Map<string, number>();
+  const rates: number[] = [];
+  for (const migration of migrations) {
+    const { machineId, downtime, state } = migration;
+    if (state !== MigrationState.MOVED) continue;
+    if (downtime !== undefined && !stopStartMs.has(machineId)) stopStartMs.set(machineId, withoutCopyMs(downtime));
+    const bytes = Number(migration.progress?.bytesTransferred ?? 0n);
+    const ms = stepMs(migration, MigrationStep.PRECOPY, MigrationStep.FORK);
+    if (bytes >= measuredBytesMin && ms !== undefined && ms > 0) rates.push((bytes * 1000) / ms);
+  }
+  const copies = rates.slice(0, measuredCopiesMax);
+  return { copyBytesPerSecond: copies.length === 0 ? undefined : Math.max(...copies), stopStartMs };
+}
+
+function withoutCopyMs({ signalToExitMs, verifiedToStartedMs, startedToHealthyMs }: Downtime): number {
+  return Number(signalToExitMs + verifiedToStartedMs + startedToHealthyMs);
+}
+
+/** Time that a migration spent in these steps, in milliseconds; undefined when it finished none. */
+export function stepMs({ steps }: Migration, ...wanted: readonly MigrationStep[]): number | undefined {
+  const times = steps.flatMap(({ step, startedAt, endedAt }) =>
+    wanted.includes(step) && startedAt !== undefined && endedAt !== undefined
+      ? [timestampMs(endedAt) - timestampMs(startedAt)]
+      : [],
+  );
+  return times.length === 0 ? undefined : times.reduce((sum, ms) => sum + ms, 0);
+}
+
+/** A move that is to be predicted. */
+export interface Prospect {
+  readonly machine: Machine;
+  /** It shall run: stopping it costs downtime. */
+  readonly runs: boolean;
+  /** Bytes of its volume on the disk, and in full; undefined without one. */
+  readonly volume: { readonly allocatedBytes: number; readonly sizeBytes: number } | undefined;
+  readonly sourceReflinks: boolean;
+  readonly strategy: MigrationStrategy;
+  readonly budgetMs: number;
+  readonly bytesPerSecond: number;
+}
+
+/** What a move will take. */
+export interface Prediction {
+  /** Before the lock. */
+  readonly copyBytes: number;
+  /** Under the lock. */
+  readonly lockedBytes: number;
+  /** Under the lock, besides these bytes. */
+  readonly lockedMs: number;
+  /** Copy that had the line to itself. */
+  readonly copyMs: number;
+  readonly downtimeMs: number;
+  /** How the volume travels, and why, in words. */
+  readonly note: string;
+}
+
+/** Predicts one move. */
+export function predict(prospect: Prospect, { stopStartMs }: Pick<History, 'stopStartMs'>): Prediction {
+  const { machine, runs, volume, strategy, budgetMs, bytesPerSecond } = prospect;
+  const known = stopStartMs.get(machine.id);
+  const hasChecks = Object.keys(machine.config?.checks ?? {}).length > 0;
+  const guessMs = stopStartMsDefault + (hasChecks ? checkedHealthyMs : uncheckedHealthyMs);
+  const stopMs = runs ? (known ?? guessMs) : 0;
+  const bytes = volume?.allocatedBytes ?? 0;
+  const copyMs = (bytes * 1000) / bytesPerSecond;
+  const course = (last: { beforeBytes: number; lockedBytes: number; finalMs: number }, note: string): Prediction => ({
+    copyBytes: last.beforeBytes,
+    lockedBytes: last.lockedBytes,
+    lockedMs: lockOverheadMs + stopMs + (runs ? last.finalMs : 0),
+    copyMs,
+    downtimeMs: runs ? stopMs + last.finalMs + (last.lockedBytes * 1000) / bytesPerSecond : 0,
+    note,
+  });
+  if (volume === undefined) return course({ beforeBytes: 0, lockedBytes: 0, finalMs: 0 }, 'no volume: nothing to copy');
+  const size = `${bytesText(bytes)} on the disk of ${bytesText(volume.sizeBytes)}`;
+  if (!runs) {
+    return course(
+      { beforeBytes: 0, lockedBytes: bytes, finalMs: 0 },
+      `stopped: copied once, ${size}; it stays stopped`,
+    );
+  }
+  if (strategy === MigrationStrategy.COLD) {
+    const note = `cold, as ordered: stopped first, then copied (${size}), then started`;
+    return course({ beforeBytes: 0, lockedBytes: bytes, finalMs: 0 }, note);
+  }
+  const lastMs = Math.min(budgetMs, copyMs);
+  if (prospect.sourceReflinks) {
+    const note = `copied while it runs, from reflink snapshots (${size}); the last copy is to take at most ${msText(budgetMs)}`;
+    return course({ beforeBytes: bytes, lockedBytes: 0, finalMs: lastMs }, note);
+  }
+  const readMs = (bytes * 1000) / readBytesPerSecond;
+  const note =
+    `copied while it runs, from the file in use (${size}), because its host has no reflinks: ` +
+    `while it is stopped all of it is read once more, about ${msText(readMs)}`;
+  return course({ beforeBytes: bytes, lockedBytes: 0, finalMs: lastMs + readMs }, note);
+}
