@@ -12,6 +12,8 @@ export type MapSource = { readonly kind: 'extents' } | { readonly kind: 'assumed
 export class AllocationMap {
   readonly sizeBytes: number;
   readonly source: MapSource;
+  /** Where the data lies on the device; empty in a map that is assumed. */
+  readonly places = new Places();
   readonly #starts: number[] = [];
   readonly #ends: number[] = [];
 
@@ -106,6 +108,43 @@ export async function readMap(path: string, sizeBytes: number): Promise<Allocati
   return failure === null ? parser.map : AllocationMap.assumed(sizeBytes, failure);
 }
 
+/** Bytes of a file and where they lie on the device, in order: three numbers an extent. */
+export class Places {
+  #rows = new Float64Array(3 * 64);
+  #count = 0;
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Adds bytes that lie at `physical`; negative = nobody can tell where, or they may move. */
+  add(start: number, end: number, physical: number): void {
+    const at = 3 * this.#count;
+    if (at === this.#rows.length) {
+      const grown = new Float64Array(2 * this.#rows.length);
+      grown.set(this.#rows);
+      this.#rows = grown;
+    }
+    this.#rows[at] = start;
+    this.#rows[at + 1] = end;
+    this.#rows[at + 2] = physical;
+    this.#count += 1;
+  }
+
+  start(index: number): number {
+    return this.#rows[3 * index]!;
+  }
+
+  end(index: number): number {
+    return this.#rows[3 * index + 1]!;
+  }
+
+  /** Where the first byte lies; negative = not known. */
+  physical(index: number): number {
+    return this.#rows[3 * index + 2]!;
+  }
+}
+
 /** Takes the lines of `filefrag -v`. */
 export class FilefragParser {
   readonly map: AllocationMap;
@@ -149,25 +188,24 @@ export class FilefragParser {
   }
 
   #extent(line: string): void {
-    const fields = /^\s*\d+:\s*(\d+)\.\.\s*(\d+):\s*\d+\.\.\s*\d+:\s*\d+:(?:\s*\d+:)?\s*(\S*)\s*$/.exec(line);
+    const fields = /^\s*\d+:\s*(\d+)\.\.\s*(\d+):\s*(\d+)\.\.\s*\d+:\s*\d+:(?:\s*\d+:)?\s*(\S*)\s*$/.exec(line);
     if (!fields || !this.#table || this.#blockBytes === 0) {
       this.#odd ??= `filefrag printed a line that is not understood: ${line.trim()}`;
       return;
     }
+    const [start, last, physical] = fields.slice(1, 4).map(Number) as [number, number, number];
+    const flags = fields[4]!.split(',');
+    const certain = flags.every((flag) => CERTAIN.has(flag));
     // Only a plain unwritten extent reads as zeros for certain; delayed, unknown, inline or encoded ones are data.
-    const flags = fields[3]!.split(',');
-    if (flags.includes('unwritten') && !flags.some((flag) => UNCERTAIN.has(flag))) return;
-    this.map.add(Number(fields[1]) * this.#blockBytes, (Number(fields[2]) + 1) * this.#blockBytes);
+    if (certain && flags.includes('unwritten')) return;
+    this.map.add(start * this.#blockBytes, (last + 1) * this.#blockBytes);
+    this.map.places.add(
+      start * this.#blockBytes,
+      (last + 1) * this.#blockBytes,
+      certain ? physical * this.#blockBytes : -1,
+    );
   }
 }
 
-const UNCERTAIN = new Set([
-  'unknown',
-  'unknown_loc',
-  'delalloc',
-  'inline',
-  'encoded',
-  'encrypted',
-  'not_aligned',
-  'tail_packed',
-]);
+/** Flags that leave it certain which bytes lie where; with any other (delalloc, unknown_loc, inline, encoded…) nothing is. */
+const CERTAIN = new Set(['', 'last', 'eof', 'shared', 'merged', 'unwritten']);

@@ -1,15 +1,17 @@
 // Past 300 lines: the one class that callers see, one method with its contract for each verb. The work is in its siblings.
 import { join } from 'node:path';
-import { CommandError } from './command.ts';
+import type { VolumeCapabilities } from './capabilities.ts';
+import { CommandError, describeFailure } from './command.ts';
 import { type CreateTools, createFolder, creatingPrefix, type VolumeRequest } from './create.ts';
 import { toVolumeError, VolumeError } from './errors.ts';
-import { syncDirectory } from './files.ts';
+import { syncDirectory, syncFile } from './files.ts';
 import { checkExt4, type Filesystem, type FilesystemCheck, readFilesystem } from './filesystem.ts';
 import type { Holder } from './holders.ts';
 import { changeImageState, describeImage, type ImageState, imageName } from './image.ts';
 import { lookAtVolume, type VolumeInfo } from './info.ts';
 import { loopDevicesOf } from './loop.ts';
-import { holdersOf, type MountTarget, type MountTools, mountImage, unmountImage } from './mount.ts';
+import { findMount, holdersOf, type MountTarget, type MountTools, mountImage, unmountImage } from './mount.ts';
+import { countExtents, removeHalfMade, type Snapshot, shareBlocks, snapshotNames, snapshotPath } from './snapshots.ts';
 import { validEpoch, validSize, validVolumeId } from './validate.ts';
 
 const destroyedPrefix = '.destroyed-';
@@ -20,6 +22,8 @@ export type MountedVolume = { readonly path: string; readonly kind: 'ext4' | 'ra
 export interface VolumeStoreOptions extends MountTools, CreateTools {
   /** The agent's data directory; must exist. Volumes are in `volumes/`, mounts in `mnt/`. */
   readonly dir: string;
+  /** Milliseconds that never go back; default: the process's own. */
+  readonly monotonicMs?: () => number;
 }
 
 /**
@@ -37,6 +41,11 @@ export class VolumeStore {
     this.#folder = join(options.dir, 'volumes');
   }
 
+  /** What this host's disk and the agent's rights allow. */
+  get capabilities(): VolumeCapabilities {
+    return this.#options.capabilities;
+  }
+
   /** Makes the store's folders and removes what a crash left half created or half destroyed; returns what it removed. */
   async open(): Promise<string[]> {
     const { files, dir } = this.#options;
@@ -48,7 +57,9 @@ export class VolumeStore {
       for (const name of left) await files.rm(join(this.#folder, name), { recursive: true, force: true });
       await syncDirectory(files, this.#folder);
       await syncDirectory(files, dir);
-      return left.map((name) => join(this.#folder, name));
+      const removed = left.map((name) => join(this.#folder, name));
+      for (const name of names) removed.push(...(await removeHalfMade(files, join(this.#folder, name))));
+      return removed;
     });
   }
 
@@ -135,7 +146,9 @@ export class VolumeStore {
       if (volume.state === 'receiving' || volume.epoch !== epoch)
         throw wrongState(volume, `relinquished at epoch ${epoch}`);
       await this.#assertDetached(volume);
-      return this.#change(volume, { state: 'relinquished', epoch });
+      return this.#afterSnapshot(volumeId, 'relinquish the volume', () =>
+        this.#change(volume, { state: 'relinquished', epoch }),
+      );
     });
   }
 
@@ -149,7 +162,7 @@ export class VolumeStore {
         (volume.state === 'owned' && volume.epoch <= epoch) ||
         (volume.state === 'relinquished' && volume.epoch < epoch);
       if (!isAllowed) throw wrongState(volume, `owned at epoch ${epoch}`);
-      return this.#change(volume, { state: 'owned', epoch });
+      return this.#afterSnapshot(volumeId, 'own the volume', () => this.#change(volume, { state: 'owned', epoch }));
     });
   }
 
@@ -194,11 +207,11 @@ export class VolumeStore {
       const lost = this.#lostWrites.get(volumeId);
       if (lost) throw lost;
       try {
-        await unmountImage(this.#options, await this.#target(volume));
+        const target = await this.#target(volume);
+        await this.#afterSnapshot(volumeId, 'unmount the volume', () => unmountImage(this.#options, target));
       } catch (error) {
         const failure = toVolumeError(error, `unmount the volume ${volumeId}`, { volumeId });
-        const isDisk = failure.reason === 'io' || failure.reason === 'no_space';
-        if (isDisk && !(failure.cause instanceof CommandError)) this.#lostWrites.set(volumeId, failure);
+        this.#noteLostWrites(volumeId, failure);
         throw failure;
       }
       return { filesystem: await readFilesystem(this.#options.files, volume.path) };
@@ -237,11 +250,78 @@ export class VolumeStore {
       const { files } = this.#options;
       const trash = join(this.#folder, `${destroyedPrefix}${volumeId}`);
       await files.rm(trash, { recursive: true, force: true });
-      await files.rename(join(this.#folder, volumeId), trash);
+      await this.#afterSnapshot(volumeId, 'destroy the volume', () =>
+        files.rename(join(this.#folder, volumeId), trash),
+      );
       await syncDirectory(files, this.#folder);
       await files.rm(trash, { recursive: true, force: true });
       this.#lostWrites.delete(volumeId);
       return true;
+    });
+  }
+
+  /**
+   * Takes a snapshot of an owned volume, in use or not, as the disk would be after a power cut now. What its file system
+   * still has in memory is written first. Repeated with the same name it returns the one that is there, with `tookMs` 0.
+   * Waits for nothing else that is done to the volume. Throws `unsupported` where files cannot share blocks.
+   *
+   * @returns `tookMs`: for how long writes to the volume may have waited, in milliseconds; it grows with its extents
+   */
+  async snapshot(volumeId: string, name: string): Promise<Snapshot & { readonly tookMs: number }> {
+    validVolumeId(volumeId);
+    const path = snapshotPath(join(this.#folder, volumeId), name);
+    const { files, capabilities } = this.#options;
+    if (!capabilities.reflink) {
+      const text = `no snapshot of ${volumeId}: ${capabilities.reasons.reflink ?? 'this file system cannot share blocks'}`;
+      throw new VolumeError('unsupported', text, { volumeId });
+    }
+    return this.#inTurn(`${volumeId} snapshot`, 'take a snapshot of', volumeId, async () => {
+      const volume = await this.#require(volumeId);
+      if (volume.state !== 'owned') throw wrongState(volume, 'taken a snapshot of while it may be in use');
+      const there = (await snapshotNames(files, join(this.#folder, volumeId))).includes(name);
+      if (there) return { volumeId, name, path, tookMs: 0 };
+      await this.#settleWrites(volume);
+      const monotonicMs = this.#options.monotonicMs ?? (() => performance.now());
+      const { tookMs } = await shareBlocks(files, volume.path, path, monotonicMs);
+      return { volumeId, name, path, tookMs };
+    });
+  }
+
+  /** The snapshots of one volume, or of all: an agent that starts looks for those that nobody knows any more. */
+  async snapshots(volumeId?: string): Promise<Snapshot[]> {
+    return this.#explain('list the snapshots', volumeId === undefined ? {} : { volumeId }, async () => {
+      const { files } = this.#options;
+      const volumeIds = volumeId === undefined ? await files.readdir(this.#folder) : [validVolumeId(volumeId)];
+      const found: Snapshot[] = [];
+      for (const each of volumeIds.filter((id) => /^vol_[0-9a-z]{16}$/.test(id))) {
+        const folder = join(this.#folder, each);
+        for (const name of await snapshotNames(files, folder)) {
+          found.push({ volumeId: each, name, path: join(folder, `${name}.snap`) });
+        }
+      }
+      return found;
+    });
+  }
+
+  /** Removes a snapshot; harmless when there is none. Its space is free once nobody has it open. */
+  async dropSnapshot(volumeId: string, name: string): Promise<void> {
+    const path = snapshotPath(join(this.#folder, validVolumeId(volumeId)), name);
+    await this.#explain('drop a snapshot of', { volumeId }, () => this.#options.files.rm(path, { force: true }));
+  }
+
+  /** Number of extents of the image; `unsupported` where that cannot be asked. */
+  async extentCount(volumeId: string): Promise<number> {
+    validVolumeId(volumeId);
+    return this.#explain('count the extents of', { volumeId }, async () =>
+      countExtents(this.#options.run, (await this.#require(volumeId)).path),
+    );
+  }
+
+  /** Bytes of the data directory's disk, used or not. */
+  async diskBytes(): Promise<number> {
+    return this.#explain('ask for the size of the disk', {}, async () => {
+      const { blocks, bsize } = await this.#options.files.statfs(this.#folder);
+      return blocks * bsize;
     });
   }
 
@@ -295,17 +375,48 @@ export class VolumeStore {
     };
   }
 
+  /** Writes out what is in memory, so that the writes of its Machine wait for the sharing of blocks only. */
+  async #settleWrites(volume: VolumeInfo): Promise<void> {
+    const { volumeId, path } = volume;
+    try {
+      const target = await this.#target(volume);
+      if (await findMount(this.#options, target)) {
+        const synced = await this.#options.run('sync', ['--file-system', target.mountPoint], this.#options);
+        if (synced.exitCode !== 0) throw new VolumeError('io', describeFailure('sync', synced), { volumeId });
+      }
+      await syncFile(this.#options.files, path);
+    } catch (error) {
+      const failure = toVolumeError(error, `sync the volume ${volumeId}`, { volumeId });
+      // The kernel has told it now and will not tell it again when the volume is unmounted.
+      this.#noteLostWrites(volumeId, failure);
+      throw failure;
+    }
+  }
+
+  #noteLostWrites(volumeId: string, failure: VolumeError): void {
+    const isDisk = failure.reason === 'io' || failure.reason === 'no_space';
+    if (isDisk && !(failure.cause instanceof CommandError)) this.#lostWrites.set(volumeId, failure);
+  }
+
+  /** Changes names or mounts of a volume when no snapshot is being taken: its sync would keep the mount busy. */
+  #afterSnapshot<T>(volumeId: string, doing: string, operation: () => Promise<T>): Promise<T> {
+    return this.#inTurn(`${volumeId} snapshot`, doing, volumeId, operation);
+  }
+
   /** Runs an operation on a volume after those already under way on it. */
-  async #turn<T>(volumeId: string, doing: string, operation: () => Promise<T>): Promise<T> {
-    validVolumeId(volumeId);
-    const before = this.#turns.get(volumeId) ?? Promise.resolve();
+  #turn<T>(volumeId: string, doing: string, operation: () => Promise<T>): Promise<T> {
+    return this.#inTurn(validVolumeId(volumeId), doing, volumeId, operation);
+  }
+
+  async #inTurn<T>(queue: string, doing: string, volumeId: string, operation: () => Promise<T>): Promise<T> {
+    const before = this.#turns.get(queue) ?? Promise.resolve();
     const mine = before.then(() => this.#explain(doing, { volumeId }, operation));
     const settled = mine.catch(() => {});
-    this.#turns.set(volumeId, settled);
+    this.#turns.set(queue, settled);
     try {
       return await mine;
     } finally {
-      if (this.#turns.get(volumeId) === settled) this.#turns.delete(volumeId);
+      if (this.#turns.get(queue) === settled) this.#turns.delete(queue);
     }
   }
 
