@@ -28,6 +28,18 @@ export function ledgerConfig(fillMib = 16) {
   };
 }
 
+/** Config of a ledger that misbehaves where the files of the cluster's folder say so; see fussy-ledger.ts. */
+export function fussyConfig(cluster: TestCluster, { stopMs = 0 } = {}) {
+  const config = ledgerConfig(0);
+  return {
+    ...config,
+    init: { cmd: [join(import.meta.dirname, 'fussy-ledger.ts')] },
+    env: { PORT: String(port), FUSSY_DIR: cluster.dir, FUSSY_STOP_MS: String(stopMs) },
+    stopConfig: { timeout: durationFromMs(stopMs + 10_000) },
+    restart: { policy: 'on-failure', maxRetries: 1 },
+  };
+}
+
 /** A ledger Machine with a client that appends all the time. */
 export class LedgerLoad {
   readonly machine: Machine;

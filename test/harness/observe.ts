@@ -48,3 +48,30 @@ export function allDown(report: Report, machineIds: readonly string[]): number[]
   }
   return moments;
 }
+
+/** Moments at which two Machines of one network were not alive, after all of it had been seen: breaks of I6. */
+export function twoDown(report: Report, networks: Readonly<Record<string, readonly string[]>>): string[] {
+  return Object.entries(networks).flatMap(([network, machineIds]) => {
+    let begun = false;
+    return report.sightings.flatMap(({ atMs, alive }) => {
+      const down = machineIds.filter((id) => !alive.some((each) => each.startsWith(id)));
+      begun ||= down.length === 0;
+      return begun && down.length > 1 ? [`${network} at ${atMs}: ${down.join(', ')}`] : [];
+    });
+  });
+}
+
+/** Most networks that had a Machine down at one moment, after all of each had been seen. */
+export function networksDownAtOnce(report: Report, networks: Readonly<Record<string, readonly string[]>>): number {
+  const begun = new Set<string>();
+  let most = 0;
+  for (const { alive } of report.sightings) {
+    const down = Object.entries(networks).filter(([network, machineIds]) => {
+      const isWhole = machineIds.every((id) => alive.some((each) => each.startsWith(id)));
+      if (isWhole) begun.add(network);
+      return !isWhole && begun.has(network);
+    });
+    most = Math.max(most, down.length);
+  }
+  return most;
+}
