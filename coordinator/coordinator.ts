@@ -12,6 +12,7 @@ import type { Logger } from '../shared/log.ts';
 import type { Random } from '../shared/random.ts';
 import { Agents, type Clients } from './agents.ts';
 import type { CoordinatorConfig } from './config.ts';
+import { Directory } from './directory.ts';
 import { NetworkLocks } from './locks/network-lock.ts';
 import { Orphans } from './locks/orphans.ts';
 import { MigrationBook } from './migrations/book.ts';
@@ -56,7 +57,8 @@ export class Coordinator {
   private constructor(options: CoordinatorOptions, term: bigint, openAtMs: number) {
     this.#options = options;
     const { store, clients, clock, random, log, config } = options;
-    const roster = new Roster({ store, clock, heartbeatIntervalMs: config.heartbeatIntervalMs });
+    const directory = new Directory({ store, clock, random, openAtMs });
+    const roster = new Roster({ store, clock, directory, heartbeatIntervalMs: config.heartbeatIntervalMs });
     const agents = new Agents(clients, roster);
     const orphans = new Orphans({ store, agents, clock, term, log, openAtMs });
     const locks = new NetworkLocks({ store, agents, orphans, clock, openAtMs });

@@ -11,6 +11,7 @@ import { HostStatus, type Machine } from '../proto/gen/ferry/v1/machine_pb.ts';
 import type { Clock } from '../shared/clock.ts';
 import { FerryError } from '../shared/error.ts';
 import type { AddressBook } from './agents.ts';
+import type { Directory } from './directory.ts';
 import type { HostRow, Placement, PlacementFilter, Store } from './store/store.ts';
 
 /** Heartbeats that may stay away before a host counts as unreachable. */
@@ -20,6 +21,7 @@ const missedMax = 3;
 export interface RosterOptions {
   readonly store: Store;
   readonly clock: Clock;
+  readonly directory: Directory;
   readonly heartbeatIntervalMs: number;
 }
 
@@ -27,12 +29,14 @@ export interface RosterOptions {
 export class Roster implements AddressBook {
   readonly #store: Store;
   readonly #clock: Clock;
+  readonly #directory: Directory;
   readonly #intervalMs: number;
   readonly #startedMs: number;
 
-  constructor({ store, clock, heartbeatIntervalMs }: RosterOptions) {
+  constructor({ store, clock, directory, heartbeatIntervalMs }: RosterOptions) {
     this.#store = store;
     this.#clock = clock;
+    this.#directory = directory;
     this.#intervalMs = heartbeatIntervalMs;
     this.#startedMs = clock.nowMs();
   }
@@ -70,12 +74,14 @@ export class Roster implements AddressBook {
       );
     }
     const others = (await this.#store.hosts()).filter((other) => other.id !== request.hostId);
+    const directory = await this.#directory.exchange(request, host, others);
     return create(HeartbeatResponseSchema, {
       hostNumber: host.number,
       knownJournalCounter: knownCounter,
       journalWentBack: host.journalWentBack,
       intervalMs: this.#intervalMs,
       roster: others.map((other) => this.#describe(other, 0)),
+      ...(directory === undefined ? {} : { directory }),
     });
   }
 
@@ -141,6 +147,7 @@ export class Roster implements AddressBook {
       lastHeartbeatAt: timestampFromMs(host.lastHeartbeatMs),
       reason: this.#reasonOf(host),
       capabilities: [...host.capabilities],
+      dnsAddress: host.dnsAddress,
     });
   }
 

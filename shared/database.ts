@@ -18,7 +18,7 @@ function errcodeOf(error: unknown): number {
 
 /**
  * A SQLite database that is durable at each commit (WAL, synchronous=FULL, both read back) and open in one process only.
- * `schema` lists its versions: entry n brings version n to n + 1.
+ * `schema` lists its versions: entry n brings version n to n + 1. `reserve`: room on the disk is kept for it.
  * Throws FerryError store_locked, no_space or io_error.
  */
 export class Database {
@@ -27,7 +27,7 @@ export class Database {
   readonly #statements = new Map<string, StatementSync>();
   #depth = 0;
 
-  constructor(path: string, schema: readonly string[]) {
+  constructor(path: string, schema: readonly string[], { reserve = true } = {}) {
     this.path = path;
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     this.#db = this.#guard(() => new DatabaseSync(path));
@@ -39,7 +39,7 @@ export class Database {
     this.#readBack('journal_mode', 'wal');
     this.#readBack('synchronous', 2);
     this.#upgrade(schema);
-    this.#keepReserve();
+    if (reserve) this.#keepReserve();
   }
 
   #readBack(pragma: string, expected: string | number): void {

@@ -95,6 +95,7 @@ function checkHeartbeat(request: HeartbeatRequest): void {
   boundedText(request.agentVersion, 'agent_version', 64);
   boundedList(request.capabilities, 'capabilities', capabilitiesMax);
   boundedList(request.placements, 'placements', placementsMax);
+  boundedList(request.directory, 'directory', placementsMax);
   for (const [index, { machine }] of request.placements.entries()) {
     checkId('machine', machine?.id ?? '', `placements[${index}].machine.id`);
     checkId('name', machine?.network ?? '', `placements[${index}].machine.network`);
