@@ -18,7 +18,10 @@ export interface Export {
   readonly sizeBytes: number;
   /** Names of the block status contexts, such as `base:allocation`. */
   readonly contexts: readonly string[];
-  /** Fills the first `length` bytes of `target` from `offset`, or rejects; never fills only a part. */
+  /**
+   * Fills the first `length` bytes of `target` from `offset`, or rejects; never fills only a part. An `NbdError` of reason
+   * `shutdown` tells the client that the export is gone and may be asked for again; anything else is told as a read error.
+   */
   readInto(target: Uint8Array, offset: number, length: number): Promise<void>;
   /**
    * Extents in order and without gaps, the first starting at `offset`. At least one; may cover less than `length`

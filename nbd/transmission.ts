@@ -1,3 +1,4 @@
+import { NbdError } from './error.ts';
 import type { Export, Extent } from './export.ts';
 import type { Context, Session } from './handshake.ts';
 import type { NbdLimits } from './limits.ts';
@@ -91,7 +92,7 @@ export class Transmission {
       try {
         await this.#session.export.readInto(buffer.subarray(prefix, prefix + length), offset, length);
       } catch (error) {
-        return await this.#refuse(request, nbd.EIO, error instanceof Error ? error.message : 'read failed');
+        return await this.#refuse(request, errnoOf(error), error instanceof Error ? error.message : 'read failed');
       }
       const { handle } = request;
       if (this.#session.structured) {
@@ -118,7 +119,7 @@ export class Transmission {
       try {
         extents = await this.#extents(source, context, request);
       } catch (error) {
-        return this.#refuse(request, nbd.EIO, error instanceof Error ? error.message : 'block status failed');
+        return this.#refuse(request, errnoOf(error), error instanceof Error ? error.message : 'block status failed');
       }
       const flags = index === contexts.length - 1 ? nbd.REPLY_FLAG_DONE : 0;
       chunks.push(encodeExtents(request.handle, flags, context.id, extents));
@@ -173,6 +174,11 @@ export class Transmission {
       this.#session.link.socket.write(bytes, (error) => (error ? reject(error) : resolve()));
     });
   }
+}
+
+/** An export that is taken away is no fault of its disk: the client may ask for another one. */
+function errnoOf(error: unknown): number {
+  return error instanceof NbdError && error.reason === 'shutdown' ? nbd.ESHUTDOWN : nbd.EIO;
 }
 
 function encodeExtents(handle: Buffer, flags: number, contextId: number, extents: readonly Extent[]): Buffer {
