@@ -300,6 +300,12 @@ export const reasons = {
     'Restore the newer journal, or move the Machines off by hand; nothing is started meanwhile.',
   ),
   copy_broken: info(Code.Unavailable, 'retry', 'the volume stream broke', 'Nothing: the copy resumes where it was.'),
+  copy_stuck: info(
+    Code.Unavailable,
+    'abort',
+    'a copy of the running Machine brings nothing any more',
+    'Look at the disks and the network of both hosts, then retry; the Machine runs on at the source.',
+  ),
   copy_corrupt: info(
     Code.DataLoss,
     'abort',
