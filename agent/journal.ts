@@ -10,6 +10,7 @@ import { Database, type Row } from '../shared/database.ts';
 import type { Placement } from './handover/boot.ts';
 import type { DestinationState } from './handover/destination.ts';
 import type { Permit } from './handover/permit.ts';
+import type { PrecopyNote } from './handover/rounds.ts';
 import type { SourceState } from './handover/source.ts';
 import type { Life } from './machines/lifecycle.ts';
 
@@ -84,6 +85,10 @@ export interface HandoverDetail {
   readonly sourceVolumeId: string;
   /** Time for the Machine to become healthy at the destination. */
   readonly startDeadlineMs: number;
+  /** Destination: the kept copy of the Machine's volume that the copy begins with; null once it was of no use. */
+  readonly seed?: { readonly volumeId: string; readonly root: string } | null;
+  /** Destination: what the copy of the running Machine did. */
+  readonly precopy?: PrecopyNote;
   /** Source: why it is moved, and for whom. */
   readonly order?: MoveReason;
   /** Longest time that a snapshot before the stop took. */

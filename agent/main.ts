@@ -15,7 +15,10 @@ import { RpcServer } from '../shared/rpc/server.ts';
 import { version } from '../shared/version.ts';
 import type { AgentConfig } from './config.ts';
 import { HostCopyLimits } from './copy-limits.ts';
+import { Directory } from './directory.ts';
 import { Exports } from './exports.ts';
+import { VolumeCopies } from './handover/copies.ts';
+import { CopySources } from './handover/copy-sources.ts';
 import { HandoverEffects } from './handover/effects.ts';
 import { Handovers } from './handover/handovers.ts';
 import { Orders } from './handover/orders.ts';
@@ -40,6 +43,8 @@ import type { MountTools } from './volumes/mount.ts';
 import { VolumeStore } from './volumes/store.ts';
 
 const commandMs = 60_000;
+/** Room that snapshots must leave to the Machines of this host. */
+const snapshotReserveBytes = 128 * 1024 ** 2;
 const clock = systemClock;
 const random = systemRandom;
 
@@ -64,6 +69,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     parts.ready();
     const work = [
       heartbeat.run(over),
+      parts.directory.watch(clock, () => heartbeat.soon(), over),
       keepHouse({ journal, handovers, volumes, machines, clock, log, ...config }, over),
     ];
     log.info({ address, stream: stream.streamPort, nbd: stream.toolsPort, capabilities: parts.capabilities }, 'ready');
@@ -75,6 +81,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     await handovers.stopped();
     await machines.close();
     exports.close();
+    parts.directory.close();
     await stream.close();
   } finally {
     stopping.abort();
@@ -101,6 +108,15 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     path: process.env.PATH ?? '',
   });
   const addresses = await Addresses.probe(run, isRoot);
+  const directory = new Directory({
+    path: join(dataDir, 'directory.db'),
+    host,
+    region,
+    journal,
+    bindIp: (address) => addresses.bindIp(address),
+    journalWentBack: () => handovers.journalWentBack,
+    log,
+  });
   const pool = new ClientPool();
   const openVolume = async (volumeId: string) => {
     const image = await volumes.inspect(volumeId);
@@ -111,7 +127,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
   const exports = new Exports({ clock, random, limiter: copyLimits.send });
   const imports = new ImportFolder(config.importDir);
   await imports.open();
-  const stream = new VolumeStream({ exports, clock, tls: config.tls });
+  const stream = new VolumeStream({ exports, clock, tls: config.tls, copyLimits });
   const handovers = new Handovers({ host, journal, seals, clock, log, signal });
   const machines = new Machines({
     host,
@@ -131,6 +147,46 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     endExports: (volumeId) => stream.disconnect(exports.end(volumeId)),
   });
   const peers = new Peers({ host, pool, key, random, journal });
+  const copies = new VolumeCopies({
+    handovers,
+    volumes,
+    peers,
+    transfer: stream,
+    seeder: {
+      seed: async ({ volumeId }) => {
+        throw new Error(`${volumeId} cannot be begun with`);
+      },
+    },
+    clock,
+    log,
+    signal,
+  });
+  const sources = new CopySources({
+    handovers,
+    open: async (row) => {
+      const image = await volumes.inspect(row.detail.sourceVolumeId);
+      if (image === null) throw new Error(`volume ${row.detail.sourceVolumeId} is not here any more`);
+      return {
+        live: async () => ({
+          snapshot: '',
+          baseContext: '',
+          changedBytes: 0,
+          mode: 'none',
+          modeReason: '',
+          refused: 'not_supported',
+          snapshotMs: 0,
+        }),
+        stopped: async () => ({ snapshot: row.migrationId, baseContext: '', changedBytes: 0 }),
+        openExport: () => openVolume(row.detail.sourceVolumeId),
+        root: (rootSignal) => stream.root(image.path, { direct: false, signal: rootSignal }),
+        dropSnapshots: async () => {},
+        end: async () => {},
+      };
+    },
+    freeBytes: () => volumes.freeBytes(),
+    reserveBytes: snapshotReserveBytes,
+    log,
+  });
   const hands = {
     handovers,
     journal,
@@ -141,6 +197,8 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     disconnect: (tokens: readonly string[]) => stream.disconnect(tokens),
     peers,
     transfer: stream,
+    copies,
+    sources,
     key,
     clock,
     log,
@@ -150,7 +208,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
   const effects = new HandoverEffects(hands);
   handovers.connect(effects);
   const orders = new Orders({ ...hands, host, effects, random });
-  const peerRoutes = new PeerRoutes({ ...hands, host, effects, random, orders, stream, openVolume });
+  const peerRoutes = new PeerRoutes({ ...hands, host, effects, random, orders, stream, copyLimits });
   const address = { value: '' };
   const freeBytes = async () => Math.max(0, (await volumes.freeBytes()) - handovers.reservedBytes());
   const notes = notesOf(capabilities);
@@ -184,11 +242,15 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     coordinators: config.coordinators,
     pool,
     journal,
+    directory,
     clock,
     log,
     report: async () => {
       const { capacity, capabilities: can, cordoned, agentVersion, notes } = await describeHost();
-      const placements = machines.list().map((machine) => ({ machine }));
+      const revision = (machineId: string) => directory.own(machineId)?.revision ?? 0n;
+      const placements = machines
+        .list()
+        .map((machine) => ({ machine: { ...machine, revision: revision(machine.id) } }));
       return {
         hostId: host,
         region,
@@ -250,6 +312,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     server,
     address,
     capabilities,
+    directory,
     ready: booted.resolve,
   };
 }

@@ -5,22 +5,28 @@ import { NbdClient } from '../nbd/client.ts';
 import { NbdError } from '../nbd/error.ts';
 import { BASE_ALLOCATION } from '../nbd/export.ts';
 import { NbdServer, type ServerTls } from '../nbd/server.ts';
+import type { OpenExportResponse } from '../proto/gen/ferry/v1/handover_pb.ts';
 import { CopyProgressSchema } from '../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../shared/clock.ts';
 import { FerryError, invalidArgument, toFerryError } from '../shared/error.ts';
 import type { ListenAddress } from '../shared/flags.ts';
 import type { Reason } from '../shared/reasons.ts';
 import type { TlsFiles } from './config.ts';
+import type { HostCopyLimits } from './copy-limits.ts';
 import type { Exports } from './exports.ts';
-import type { VolumeTransfer } from './handover/transfer.ts';
+import type { PullWish, VolumeTransfer } from './handover/transfer.ts';
+import { hostDisk } from './transfer/disk.ts';
 import { TransferError, type TransferReason } from './transfer/error.ts';
 import { pullVolume } from './transfer/pull.ts';
 import { sumFile } from './transfer/sum-file.ts';
+import { SumsFile } from './transfer/sums.ts';
 
 /** Bound of a connection's handshake and of a silence while requests wait. */
 const nbdTimeoutMs = 15_000;
 /** A copy to which nothing comes for so long has failed, so that whoever ordered it hears of it and decides. */
 const copySilenceMs = 10_000;
+/** The same while the Machine runs: limits may make a copy slow, and nobody is waiting. */
+const liveSilenceMs = 60_000;
 
 const reasonOf: Readonly<Record<TransferReason, Reason>> = {
   aborted: 'cancelled',
@@ -55,6 +61,7 @@ function readCredentials(files: TlsFiles | null): Credentials | null {
 export class VolumeStream implements VolumeTransfer {
   readonly #credentials: Credentials | null;
   readonly #clock: Clock;
+  readonly #copyLimits: HostCopyLimits;
   readonly #stream: NbdServer;
   readonly #tools: NbdServer;
   /** Where other agents read. */
@@ -62,9 +69,10 @@ export class VolumeStream implements VolumeTransfer {
   /** Where standard NBD tools read. */
   toolsPort = 0;
 
-  constructor(options: { exports: Exports; clock: Clock; tls: TlsFiles | null }) {
+  constructor(options: { exports: Exports; clock: Clock; tls: TlsFiles | null; copyLimits: HostCopyLimits }) {
     this.#credentials = readCredentials(options.tls);
     this.#clock = options.clock;
+    this.#copyLimits = options.copyLimits;
     this.#stream = new NbdServer({ directory: options.exports.directory('stream') });
     this.#tools = new NbdServer({ directory: options.exports.directory('tools') });
   }
@@ -107,25 +115,41 @@ export class VolumeStream implements VolumeTransfer {
     }
   }
 
-  async pull(options: Parameters<VolumeTransfer['pull']>[0]): Promise<{ root: string }> {
-    const { host, openExport, imagePath, statePath, sizeBytes, signal, onProgress } = options;
-    // The name of what is exported comes with the first export; a state taken under another name starts over.
-    const first = await openExport();
-    let next: typeof first | null = first;
-    const report = (progress: MessageInitShape<typeof CopyProgressSchema>) =>
-      onProgress(create(CopyProgressSchema, progress));
+  async held(statePath: string): Promise<string> {
+    const sums = await SumsFile.open(hostDisk, statePath);
+    await sums?.close();
+    return sums?.header.snapshot ?? '';
+  }
+
+  async pull(wish: PullWish): Promise<{ root: string; bytesTransferred: number }> {
+    const { host, opened, held, imagePath, statePath, sizeBytes, isLive, signal, onProgress } = wish;
+    const { snapshot, baseContext } = opened;
+    const limiter = this.#copyLimits.receive;
+    let next: OpenExportResponse | null = opened;
+    const report = (progress: MessageInitShape<typeof CopyProgressSchema>) => {
+      const limit = isLive ? lower(Number(opened.limitBytesPerSecond), limiter.bytesPerSecond ?? 0) : 0;
+      onProgress(create(CopyProgressSchema, { ...progress, limitBytesPerSecond: BigInt(limit) }));
+    };
+    // What a pull finds of an earlier one under the same name was brought by a broken try; what it keeps of another
+    // snapshot is no try that broke.
+    const resumed = (bytes: number) => BigInt(held === snapshot ? bytes : 0);
     try {
       const result = await pullVolume({
         connect: async (connectSignal) => {
-          const grant = next ?? (await openAgain(openExport));
+          const grant = next ?? (await openAgain(wish.openAgain));
           next = null;
-          return this.#connect(host, grant, connectSignal);
+          // Bytes of two snapshots in one copy would be neither.
+          if (grant.snapshot !== snapshot)
+            throw new FerryError('copy_broken', `the source exports ${grant.snapshot} instead of ${snapshot} now`);
+          return this.#connect(host, grant, isLive ? liveSilenceMs : nbdTimeoutMs, connectSignal);
         },
         imagePath,
         statePath,
         sizeBytes,
-        snapshot: first.snapshot,
-        giveUpAfterMs: copySilenceMs,
+        snapshot,
+        ...(baseContext === '' || held === '' ? {} : { base: { snapshot: held, context: baseContext } }),
+        ...(isLive ? { limiter } : {}),
+        giveUpAfterMs: isLive ? liveSilenceMs : copySilenceMs,
         clock: this.#clock,
         signal,
         onProgress: (progress) => {
@@ -135,7 +159,7 @@ export class VolumeStream implements VolumeTransfer {
             bytesTotal: BigInt(progress.bytesTotal),
             bytesDone: BigInt(progress.bytesDone),
             bytesTransferred: BigInt(progress.bytesTransferred),
-            bytesResumed: BigInt(progress.bytesResumed),
+            bytesResumed: resumed(progress.bytesResumed),
             bytesPerSecond: BigInt(Math.round(rate)),
             ...(rate > 0 ? { remainingMs: BigInt(Math.round((left / rate) * 1000)) } : {}),
             phase: progress.phase === 'verifying' ? 'verifying' : 'copying',
@@ -146,11 +170,11 @@ export class VolumeStream implements VolumeTransfer {
         bytesTotal: BigInt(sizeBytes),
         bytesDone: BigInt(sizeBytes),
         bytesTransferred: BigInt(result.bytesTransferred),
-        bytesResumed: BigInt(result.bytesResumed),
+        bytesResumed: resumed(result.bytesResumed),
         remainingMs: 0n,
         phase: 'done',
       });
-      return { root: result.root };
+      return { root: result.root, bytesTransferred: result.bytesTransferred };
     } catch (error) {
       throw explain(error);
     }
@@ -158,15 +182,16 @@ export class VolumeStream implements VolumeTransfer {
 
   #connect(
     host: string,
-    grant: { port: number; token: string; tls: boolean; fingerprint: string },
+    grant: { port: number; token: string; tls: boolean; fingerprint: string; baseContext: string },
+    timeoutMs: number,
     signal: AbortSignal,
   ): Promise<NbdClient> {
     const at = {
       host,
       port: grant.port,
       exportName: grant.token,
-      contexts: [BASE_ALLOCATION],
-      timeoutMs: nbdTimeoutMs,
+      contexts: grant.baseContext === '' ? [BASE_ALLOCATION] : [BASE_ALLOCATION, grant.baseContext],
+      timeoutMs,
       signal,
     };
     if (!grant.tls) {
@@ -180,6 +205,11 @@ export class VolumeStream implements VolumeTransfer {
     const { cert, key, ca } = this.#credentials;
     return NbdClient.connect({ ...at, mode: 'tls', tls: { cert, key, ca, fingerprint256: grant.fingerprint } });
   }
+}
+
+/** The lower one of two limits; 0 = none. */
+function lower(one: number, other: number): number {
+  return one === 0 || other === 0 ? Math.max(one, other) : Math.min(one, other);
 }
 
 /** A refused or unreachable source is a broken connection to the copy: it is waited out and tried again. */

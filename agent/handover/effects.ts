@@ -1,16 +1,16 @@
 // Past 300 lines because it is one noun: the hands of both sides, one method for each effect of the protocol.
 import { fromBinary, toBinary } from '@bufbuild/protobuf';
 import { type MachineEvent, MachineRecordSchema } from '../../proto/gen/ferry/v1/machine_pb.ts';
-import type { CopyProgress } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { FerryError, toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
 import type { SigningKey } from '../../shared/signing.ts';
 import type { Exports } from '../exports.ts';
 import type { HandoverDetail, HandoverRow, Journal } from '../journal.ts';
-import { ferryErrorOf } from '../volumes/ferry-error.ts';
 import type { VolumeStore } from '../volumes/store.ts';
 import { type Seal, strayCopies } from './boot.ts';
+import type { VolumeCopies } from './copies.ts';
+import type { CopySources } from './copy-sources.ts';
 import type { DestinationEffect } from './destination.ts';
 import { downtimeOf } from './downtime.ts';
 import type { DestinationRow, Effects, Handovers, SourceRow } from './handovers.ts';
@@ -36,6 +36,8 @@ export interface EffectsOptions {
   readonly disconnect: (tokens: readonly string[]) => Promise<void>;
   readonly peers: Peers;
   readonly transfer: VolumeTransfer;
+  readonly copies: VolumeCopies;
+  readonly sources: CopySources;
   readonly key: SigningKey;
   readonly clock: Clock;
   readonly log: Logger;
@@ -46,9 +48,6 @@ export interface EffectsOptions {
 /** Does what the transitions of both sides ask for. Everything here can be repeated after a crash at any point. */
 export class HandoverEffects implements Effects {
   readonly #options: EffectsOptions;
-  /** The copies under way, so that a decline can end them. */
-  readonly #copies = new Map<string, AbortController>();
-  readonly #progress = new Map<string, CopyProgress>();
 
   constructor(options: EffectsOptions) {
     this.#options = options;
@@ -124,66 +123,6 @@ export class HandoverEffects implements Effects {
     }
   }
 
-  /** Copies the volume unless it is verified already. One copy at a time for a migration; the progress is `progress`. */
-  async copy(migrationId: string): Promise<void> {
-    const { handovers } = this.#options;
-    const row = handovers.row(migrationId);
-    if (row?.role !== 'destination' || row.state.step !== 'prepared' || this.#copies.has(migrationId)) return;
-    if (row.detail.volumeSizeBytes === 0) {
-      await handovers.destination(migrationId, { type: 'verified', root: noVolumeRoot });
-      return;
-    }
-    const controller = new AbortController();
-    this.#copies.set(migrationId, controller);
-    const signal = AbortSignal.any([controller.signal, this.#options.signal]);
-    this.#pull(row as DestinationRow, signal)
-      .catch((error) => {
-        if (!signal.aborted) handovers.setFailure(migrationId, ferryErrorOf(error));
-      })
-      .finally(() => {
-        this.#copies.delete(migrationId);
-        handovers.changed(migrationId);
-      });
-  }
-
-  /** Whether a copy is under way. */
-  isCopying(migrationId: string): boolean {
-    return this.#copies.has(migrationId);
-  }
-
-  /** How far the copy is. */
-  progress(migrationId: string): CopyProgress | undefined {
-    return this.#progress.get(migrationId);
-  }
-
-  async #pull(row: DestinationRow, signal: AbortSignal): Promise<void> {
-    const { handovers, volumes, peers, transfer, clock } = this.#options;
-    const { migrationId, detail, state } = row;
-    const { volumeId } = state.subject;
-    const image = await volumes.inspect(volumeId);
-    if (image === null) throw new FerryError('io_error', `the copy ${volumeId} is not here any more`);
-    await handovers.destination(migrationId, { type: 'receive' });
-    const host = addressOf(detail.peer.address);
-    let phase = '';
-    const { root } = await transfer.pull({
-      host,
-      openExport: () => peers.openExport(detail.peer, migrationId, transfer.fingerprint),
-      imagePath: image.path,
-      statePath: volumes.statePath(volumeId, 'receiving.state'),
-      sizeBytes: detail.volumeSizeBytes,
-      signal,
-      onProgress: (progress) => {
-        this.#progress.set(migrationId, progress);
-        if (phase === 'copying' && progress.phase !== 'copying')
-          handovers.note(migrationId, { copiedAtMs: clock.nowMs() });
-        phase = progress.phase;
-      },
-    });
-    const verifiedAtMs = clock.nowMs();
-    const copiedAtMs = handovers.row(migrationId)?.detail.copiedAtMs ?? verifiedAtMs;
-    await handovers.destination(migrationId, { type: 'verified', root }, { detail: { copiedAtMs, verifiedAtMs } });
-  }
-
   async #stop(row: SourceRow): Promise<void> {
     const { handovers, machines, clock, signal } = this.#options;
     const { migrationId, machineId } = row;
@@ -208,27 +147,31 @@ export class HandoverEffects implements Effects {
     const { handovers } = this.#options;
     const { state } = this.#current(row);
     if (state.step !== 'stopped' || state.root !== null) return;
-    const root = await this.#rootOf(row, false);
+    const root =
+      row.detail.sourceVolumeId === '' ? noVolumeRoot : await this.#options.sources.root(row, this.#options.signal);
     if (this.#current(row).state.step !== 'stopped') return;
     await handovers.source(row.migrationId, { type: 'root-taken', root });
   }
 
-  async #rootOf(row: SourceRow, direct: boolean): Promise<string> {
+  /** Of the whole kept volume, read anew from its disk: nothing that the copy believed counts here. */
+  async #retainedRoot(row: SourceRow): Promise<string> {
     const { volumes, transfer, signal } = this.#options;
     const volumeId = row.detail.sourceVolumeId;
     if (volumeId === '') return noVolumeRoot;
     const image = await volumes.inspect(volumeId);
     if (image === null) throw new FerryError('io_error', `volume ${volumeId} is not here any more`);
-    return transfer.root(image.path, { direct, signal });
+    return transfer.root(image.path, { direct: true, signal });
   }
 
   async #deliverTicket(row: SourceRow): Promise<void> {
-    const { handovers, peers, key, exports, disconnect, machines, signal } = this.#options;
+    const { handovers, peers, key, exports, disconnect, machines, sources, signal } = this.#options;
     const { migrationId } = row;
     for (;;) {
       const now = this.#current(row);
       if (now.state.step !== 'relinquished' || signal.aborted) return;
-      await disconnect(exports.end(migrationId));
+      // Nothing of this keeps the ticket from leaving: the Machine is down.
+      void disconnect(exports.end(migrationId)).catch(() => {});
+      void sources.end(now, now.state.ticket.root);
       // A Machine that has come back meanwhile, by a later migration, is not this one's to end.
       if (this.#isGivenUp(row)) await machines.retire(row.machineId, now.state.ticket.destination);
       const ticket = signTicket(key, now.state.ticket);
@@ -262,7 +205,7 @@ export class HandoverEffects implements Effects {
     const { handovers, journal, clock, log } = this.#options;
     const { state } = this.#current(row);
     if (state.step !== 'settled') return;
-    const root = await this.#rootOf(row, true);
+    const root = await this.#retainedRoot(row);
     const now = clock.nowMs();
     const volume = journal.volume(row.detail.sourceVolumeId);
     const next = await handovers.source(
@@ -289,10 +232,12 @@ export class HandoverEffects implements Effects {
 
   /** The Machine comes back here after it was held. */
   async #startAgain(row: SourceRow): Promise<void> {
-    const { handovers, machines, exports, disconnect, signal, startDeadlineMs, clock } = this.#options;
+    const { handovers, machines, exports, disconnect, sources, signal, startDeadlineMs, clock } = this.#options;
     const { migrationId, machineId } = row;
     if (handovers.ownsNow(row)) {
       await disconnect(exports.end(migrationId));
+      // The volume will be written to again: what was known of its bytes is void.
+      await sources.end(row);
       await handovers.running(`${migrationId} observe-gone`);
       // A program that the signal may have reached is waited for first: adopting it would adopt a dying one.
       const { signalSentAtMs, stoppedAtMs } = this.#current(row).detail;
@@ -378,12 +323,10 @@ export class HandoverEffects implements Effects {
   }
 
   async #free(row: DestinationRow, volumeId: string): Promise<void> {
-    const { handovers, volumes, journal } = this.#options;
-    this.#copies.get(row.migrationId)?.abort();
-    await handovers.until(row.migrationId, () => !this.#copies.has(row.migrationId), 60_000, this.#options.signal);
+    const { handovers, volumes, journal, copies } = this.#options;
+    await copies.end(row.migrationId);
     if (row.detail.volumeSizeBytes > 0) await volumes.destroy(volumeId);
     journal.write(() => journal.removeVolume(volumeId));
-    this.#progress.delete(row.migrationId);
     handovers.note(row.migrationId, { freed: true });
   }
 
@@ -396,10 +339,6 @@ export class HandoverEffects implements Effects {
 export function peerKey(row: HandoverRow | undefined): Uint8Array | null {
   const key = row?.detail.peer.publicKey;
   return typeof key === 'string' ? Buffer.from(key, 'base64') : null;
-}
-
-function addressOf(hostAndPort: string): string {
-  return hostAndPort.slice(0, hostAndPort.lastIndexOf(':')).replace(/^\[|\]$/g, '');
 }
 
 /** Reads a travelling record. */

@@ -23,6 +23,7 @@ import { validSize } from '../volumes/validate.ts';
 import type { EffectsOptions, HandoverEffects } from './effects.ts';
 import { peerKey, readRecord, writeRecord } from './effects.ts';
 import type { NewRow } from './handovers.ts';
+import { keptCopy } from './kept-copy.ts';
 import { grant, type PermitOutcome, release } from './permit.ts';
 import { refusalError } from './refusal.ts';
 import { readStatement } from './signed.ts';
@@ -86,7 +87,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
 
   /** Where a migration stands here. */
   view(migrationId: string): Handover {
-    const { handovers, effects, key, machines } = this.#options;
+    const { handovers, copies, key, machines } = this.#options;
     const row = handovers.row(migrationId);
     if (row === undefined) return unknownView(migrationId);
     const { placement } = handovers.placement(row.machineId);
@@ -95,7 +96,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       standing,
       trouble: standing === 'active' && handovers.ownsNow(row) ? machines.trouble(row.machineId) : '',
       failure: handovers.failure(migrationId),
-      progress: effects.progress(migrationId),
+      progress: copies.progress(migrationId),
       epoch: placement.kind === 'none' ? 0 : placement.epoch,
     });
   }
@@ -160,6 +161,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       volumeAllocatedBytes: Number(record.volumeAllocatedBytes),
       sourceVolumeId: record.sourceVolumeId,
       startDeadlineMs,
+      seed: keptCopy(journal, machineId, sizeBytes),
     };
     if (known === undefined) {
       await machines.canTake(record);
@@ -252,31 +254,47 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     return { handover: this.view(migrationId) };
   };
 
-  precopy: ServiceImpl<typeof HandoverService>['precopy'] = () => {
-    throw new FerryError('unsupported', 'this agent copies stopped volumes only');
+  precopy: ServiceImpl<typeof HandoverService>['precopy'] = async (request, context) => {
+    const { handovers, copies } = this.#options;
+    const { migrationId, term } = readHeader(request.header);
+    const waitMs = readWaitMs(request.wait);
+    const budgetMs = readCount(request.downtimeBudgetMs, 'downtime_budget_ms', 0);
+    const row = this.#row(migrationId, 'destination');
+    handovers.ordered(migrationId, term);
+    if (row.state.step === 'declined') throw new FerryError('burnt', `migration ${migrationId} was declined here`);
+    if (row.state.step === 'owner')
+      throw new FerryError('too_late', `host ${this.#options.host} owns the Machine of ${migrationId} already`);
+    const wish = { budgetMs, lastRound: request.lastRound };
+    await this.#copying(migrationId, waitMs, context.signal, () => copies.precopy(migrationId, wish));
+    return { handover: this.view(migrationId) };
   };
 
   copy: ServiceImpl<typeof HandoverService>['copy'] = async (request, context) => {
-    const { handovers, effects } = this.#options;
+    const { handovers, copies } = this.#options;
     const { migrationId, term } = readHeader(request.header);
     const waitMs = readWaitMs(request.wait);
     const row = this.#row(migrationId, 'destination');
     handovers.ordered(migrationId, term);
     if (row.state.step === 'declined') throw new FerryError('burnt', `migration ${migrationId} was declined here`);
-    // Each failed try is told once, also one that failed between two orders; the order after that tries again.
+    await this.#copying(migrationId, waitMs, context.signal, () => copies.copy(migrationId));
+    return { handover: this.view(migrationId) };
+  };
+
+  /** Begins a copy and waits for its end; each failed try is told once, also one that failed between two orders. */
+  async #copying(migrationId: string, waitMs: number, signal: AbortSignal, begin: () => Promise<void>): Promise<void> {
+    const { handovers, copies } = this.#options;
     const tell = () => {
       const failure = handovers.failure(migrationId);
-      if (failure === null || effects.isCopying(migrationId)) return;
+      if (failure === null || copies.isCopying(migrationId)) return;
       handovers.setFailure(migrationId, null);
       throw failure;
     };
     tell();
-    await effects.copy(migrationId);
-    await handovers.until(migrationId, () => !effects.isCopying(migrationId), waitMs, context.signal);
+    await begin();
+    await handovers.until(migrationId, () => !copies.isCopying(migrationId), waitMs, signal);
     handovers.driven(migrationId);
     tell();
-    return { handover: this.view(migrationId) };
-  };
+  }
 
   relinquish: ServiceImpl<typeof HandoverService>['relinquish'] = async (request, context) => {
     const { handovers, machines } = this.#options;

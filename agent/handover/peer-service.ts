@@ -1,23 +1,26 @@
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { ServiceImpl } from '@connectrpc/connect';
-import type { Export } from '../../nbd/export.ts';
-import type { PeerService } from '../../proto/gen/ferry/v1/handover_pb.ts';
+import type { OpenExportRequest, PeerService } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { FerryError, invalidArgument, toFerryError } from '../../shared/error.ts';
 import { checkId } from '../../shared/ids.ts';
 import { verifySignature } from '../../shared/signing.ts';
+import type { HostCopyLimits } from '../copy-limits.ts';
 import type { VolumeStream } from '../volume-stream.ts';
+import type { OpenedLive } from './copy-sources.ts';
 import { peerKey } from './effects.ts';
+import type { SourceRow } from './handovers.ts';
 import type { Orders, OrdersOptions } from './orders.ts';
 import { exportRequestBytes } from './peers.ts';
 
 const tokenMs = 10 * 60_000;
 const tokenConnectionsMax = 16;
+const snapshotCharsMax = 255;
 
 /** What the answers to other agents work with. */
 export interface PeerRoutesOptions extends OrdersOptions {
   readonly orders: Orders;
   readonly stream: VolumeStream;
-  readonly openVolume: (volumeId: string) => Promise<Export>;
+  readonly copyLimits: HostCopyLimits;
 }
 
 /** What other agents ask of this one. What arrives is believed for its signature alone. */
@@ -97,51 +100,82 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
     return { hostId: host, publicKey: key.publicKey };
   };
 
-  openExport: ServiceImpl<typeof PeerService>['openExport'] = (request) => {
-    const { handovers, exports, openVolume, clock, stream, host } = this.#options;
-    const migrationId = checkId('migration', request.migrationId, 'migration_id');
-    const row = handovers.row(migrationId);
-    const publicKey = peerKey(row);
-    if (row?.role === 'destination')
-      throw new FerryError(
-        'other_role',
-        `host ${host} is the destination of ${migrationId}: it reads, it exports nothing`,
-      );
-    if (row === undefined || publicKey === null) {
-      throw new FerryError('unknown_migration', `nothing is offered under ${migrationId}`);
-    }
-    if (request.nonce.length < 16 || request.nonce.length > 64) {
-      throw invalidArgument('nonce', `has ${request.nonce.length} bytes`, '16 to 64 random bytes');
-    }
-    const asked = exportRequestBytes(migrationId, request.fingerprint, request.nonce);
-    verifySignature(publicKey, 'ferry.v1.OpenExport', asked, request.signature);
-    if (row.state.step !== 'stopped') {
-      throw new FerryError(
-        'not_yet',
-        `the hand-over is ${row.state.step}: its volume is read only while it is stopped`,
-      );
-    }
+  openExport: ServiceImpl<typeof PeerService>['openExport'] = async (request) => {
+    const { sources, exports, disconnect, clock, stream, copyLimits } = this.#options;
+    const { migrationId, live, round, haveSnapshot, haveRoot } = request;
+    const row = this.#exportable(request);
+    if (haveSnapshot.length > snapshotCharsMax || haveRoot.length > snapshotCharsMax)
+      throw invalidArgument('have_snapshot, have_root', 'are too long', `at most ${snapshotCharsMax} characters`);
+    if (live && round === 0) throw invalidArgument('round', 'is 0', 'the number of the round, from 1');
+    const source = await sources.of(row);
+    const have = { snapshot: haveSnapshot, root: haveRoot };
+    const opened = live ? await source.live(round, have) : await source.stopped(have);
+    if ('comparing' in opened) return { comparing: true };
+    this.#exportable(request);
+    const told = live ? this.#live(row, opened as OpenedLive) : { mode: 'none' };
+    if (opened.snapshot === '') return told;
+    // A round's tokens end with it.
+    await disconnect(exports.end(migrationId, { round: opened.snapshot }));
+    this.#exportable(request);
     const expiresAtMs = clock.nowMs() + tokenMs;
     const token = exports.grant({
       purpose: migrationId,
-      round: migrationId,
-      open: () => openVolume(row.detail.sourceVolumeId),
-      isLimited: false,
+      round: opened.snapshot,
+      open: () => sources.openExport(migrationId, opened.snapshot),
+      isLimited: live,
       audience: 'stream',
       fingerprint: request.fingerprint === '' ? null : request.fingerprint,
       connectionsMax: tokenConnectionsMax,
       expiresAtMs,
     });
     return {
+      ...told,
       token,
       port: stream.streamPort,
       tls: stream.tls,
       sizeBytes: BigInt(row.detail.volumeSizeBytes),
-      snapshot: migrationId,
+      snapshot: opened.snapshot,
+      baseContext: opened.baseContext,
+      changedBytes: BigInt(opened.changedBytes),
       expiresAt: timestampFromMs(expiresAtMs),
       fingerprint: stream.fingerprint,
+      limitBytesPerSecond: live ? copyLimits.limits.sendBytesPerSecond : 0n,
     };
   };
+
+  /** What is told of a live round; the longest stall is remembered for the Machine's event log. */
+  #live(row: SourceRow, { mode, modeReason, refused, snapshotMs }: OpenedLive) {
+    const stallMs = Math.round(snapshotMs);
+    if (stallMs > (this.#options.handovers.row(row.migrationId)?.detail.longestWriteStallMs ?? 0))
+      this.#options.handovers.note(row.migrationId, { longestWriteStallMs: stallMs });
+    return { mode, modeReason, refused, snapshotMs: BigInt(stallMs) };
+  }
+
+  /** The row of which the asker may read: asked by its pinned key, in the step that it says. */
+  #exportable({ migrationId, nonce, fingerprint, signature, live }: OpenExportRequest): SourceRow {
+    const { handovers, host } = this.#options;
+    const row = handovers.row(checkId('migration', migrationId, 'migration_id'));
+    const publicKey = peerKey(row);
+    if (row?.role === 'destination')
+      throw new FerryError(
+        'other_role',
+        `host ${host} is the destination of ${migrationId}: it reads, it exports nothing`,
+      );
+    if (row === undefined || publicKey === null)
+      throw new FerryError('unknown_migration', `nothing is offered under ${migrationId}`);
+    if (nonce.length < 16 || nonce.length > 64)
+      throw invalidArgument('nonce', `has ${nonce.length} bytes`, '16 to 64 random bytes');
+    const asked = exportRequestBytes(migrationId, fingerprint, nonce);
+    verifySignature(publicKey, 'ferry.v1.OpenExport', asked, signature);
+    const wanted = live ? 'offered' : 'stopped';
+    if (row.state.step !== wanted) {
+      const when = live ? 'while its Machine runs' : 'while it is stopped';
+      throw new FerryError('not_yet', `the hand-over is ${row.state.step}: its volume is read so only ${when}`);
+    }
+    if (row.detail.sourceVolumeId === '')
+      throw new FerryError('not_yet', `the Machine of ${migrationId} has no volume to read`);
+    return row as SourceRow;
+  }
 
   deliver: ServiceImpl<typeof PeerService>['deliver'] = async (request) => {
     const { orders, effects, handovers } = this.#options;

@@ -13,6 +13,20 @@ import type { SigningKey } from '../../shared/signing.ts';
 import type { HandoverDetail, Journal } from '../journal.ts';
 
 const callMs = 5_000;
+/** A source compares extent maps before it answers. */
+const exportMs = 15_000;
+/** It first writes what the Machine has in memory, and takes a snapshot. */
+const liveExportMs = 60_000;
+
+/** What the destination wants to read, and what it has. */
+export interface ExportAsk {
+  /** Of the running Machine; null = the stopped volume. */
+  readonly round: number | null;
+  /** Snapshot that the copy holds, in part at least; '' = none. */
+  readonly haveSnapshot: string;
+  /** Root of the kept copy that this one began with, while it holds nothing newer; '' = none. */
+  readonly haveRoot: string;
+}
 
 /** What the destination signs to open an export: migration, certificate and nonce, apart by zero bytes. */
 export function exportRequestBytes(migrationId: string, fingerprint: string, nonce: Uint8Array): Uint8Array {
@@ -39,12 +53,28 @@ export class Peers {
   }
 
   /** Asks the source for a way to read the volume; `fingerprint` is our TLS certificate's, or "". */
-  openExport(peer: HandoverDetail['peer'], migrationId: string, fingerprint: string): Promise<OpenExportResponse> {
+  openExport(
+    peer: HandoverDetail['peer'],
+    migrationId: string,
+    fingerprint: string,
+    ask: ExportAsk,
+  ): Promise<OpenExportResponse> {
     const { key, random } = this.#options;
     const nonce = random.bytes(32);
     const signature = key.sign('ferry.v1.OpenExport', exportRequestBytes(migrationId, fingerprint, nonce));
-    const request = create(OpenExportRequestSchema, { migrationId, nonce, signature, fingerprint });
-    return this.#call(peer, (client) => client.openExport(request, { timeoutMs: callMs }));
+    const live = ask.round !== null;
+    const request = create(OpenExportRequestSchema, {
+      migrationId,
+      nonce,
+      signature,
+      fingerprint,
+      live,
+      round: ask.round ?? 0,
+      haveSnapshot: ask.haveSnapshot,
+      haveRoot: ask.haveRoot,
+    });
+    const timeoutMs = live ? liveExportMs : exportMs;
+    return this.#call(peer, (client) => client.openExport(request, { timeoutMs }));
   }
 
   /** Hands a statement over; answers where the hand-over stands there, with the other side's statement if it has one. */

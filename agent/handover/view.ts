@@ -1,12 +1,13 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { type Handover, HandoverSchema, type SignedStatement } from '../../proto/gen/ferry/v1/handover_pb.ts';
-import type { CopyProgress } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { type CopyProgress, type PrecopyReport, PrecopyReportSchema } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { FerryError } from '../../shared/error.ts';
 import type { SigningKey } from '../../shared/signing.ts';
 import type { HandoverRow } from '../journal.ts';
 import { downtimeOf } from './downtime.ts';
 import type { Standing } from './permit.ts';
+import type { PrecopyNote } from './rounds.ts';
 import { signDecline, signSettlement, signTicket } from './signed.ts';
 
 /** What a view shows besides the row itself. */
@@ -46,6 +47,7 @@ export function viewOf(row: HandoverRow, key: SigningKey, facts: ViewFacts): Han
     ...(statement === undefined ? {} : { statement }),
     ...(row.record === null ? {} : { record: row.record }),
     ...(facts.progress === undefined ? {} : { progress: facts.progress }),
+    ...(detail.precopy === undefined ? {} : { precopy: precopyOf(detail.precopy) }),
     ...(downtime === undefined ? {} : { downtime }),
     ...(signalSentAtMs === undefined ? {} : { signalSentAt: timestampFromMs(signalSentAtMs) }),
     ...(stoppedAtMs === undefined ? {} : { stoppedAt: timestampFromMs(stoppedAtMs) }),
@@ -55,6 +57,22 @@ export function viewOf(row: HandoverRow, key: SigningKey, facts: ViewFacts): Han
 /** The answer about a migration that this agent never heard of. */
 export function unknownView(migrationId: string): Handover {
   return create(HandoverSchema, { migrationId, role: 'unknown', standing: 'over' });
+}
+
+function precopyOf(note: PrecopyNote): PrecopyReport {
+  const { predictedFinalMs, finalBytes, rounds, ...same } = note;
+  return create(PrecopyReportSchema, {
+    ...same,
+    rounds: rounds.map(({ number, ...round }) => ({
+      number,
+      changedBytes: BigInt(round.changedBytes),
+      bytesTransferred: BigInt(round.bytesTransferred),
+      durationMs: BigInt(round.durationMs),
+      snapshotMs: BigInt(round.snapshotMs),
+    })),
+    predictedFinalMs: BigInt(predictedFinalMs),
+    ...(finalBytes === null ? {} : { finalBytes: BigInt(finalBytes) }),
+  });
 }
 
 function statementOf(row: HandoverRow, key: SigningKey): SignedStatement | undefined {
