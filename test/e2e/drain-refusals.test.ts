@@ -1,0 +1,208 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { type Machine, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { toFerryError } from '../../shared/error.ts';
+import { TestCluster } from '../harness/cluster.ts';
+import { owners } from '../harness/crash.ts';
+import { drainEnded, drainHost, idsOf, populate, told } from '../harness/drains.ts';
+import { untilClean } from '../harness/leftovers.ts';
+import { doubles, observe, twoDown } from '../harness/observe.ts';
+
+const hosts = ['host-a', 'host-b', 'host-c'];
+const refusalOf = (asked: Promise<unknown>) =>
+  asked.then(
+    () => Promise.reject(new Error('was not refused')),
+    (error: unknown) => toFerryError(error),
+  );
+
+let cluster: TestCluster;
+afterEach(async () => cluster?.[Symbol.asyncDispose]());
+
+const cordoned = async (hostId: string) => (await cluster.hosts.getHostStatus({ hostId })).host!.cordoned;
+const drainOf = async (drainId: string) => (await cluster.drains.getDrain({ drainId })).drain!;
+
+describe('a drain that cannot be', () => {
+  let machines: Machine[];
+  beforeEach(async () => {
+    cluster = await TestCluster.start({ hosts });
+    machines = (await populate(cluster, 'host-a', ['red'], 2)).red!;
+  });
+
+  /** Nothing was begun: no drain, no cordon, the Machines run on undisturbed. */
+  async function untouched(): Promise<void> {
+    expect((await cluster.drains.listDrains({ openOnly: true })).drains).toEqual([]);
+    expect((await cluster.migrations.listMigrations({})).migrations).toEqual([]);
+    expect(await cordoned('host-a')).toBe(false);
+    for (const { id, instanceId } of machines) {
+      expect(await cluster.machine(id)).toMatchObject({ hostId: 'host-a', state: MachineState.STARTED, instanceId });
+    }
+    await untilClean(cluster, hosts);
+  }
+
+  test('of an unknown host, to an unknown host, to itself: refused, and what was wrong is named', async () => {
+    expect(await refusalOf(drainHost(cluster, 'host-x'))).toMatchObject({ reason: 'unknown_host' });
+    const elsewhere = await refusalOf(drainHost(cluster, 'host-a', { options: { to: ['host-x'] } }));
+    expect(elsewhere).toMatchObject({ reason: 'unknown_host' });
+    expect(elsewhere.message).toContain('host-x');
+    const itself = await refusalOf(drainHost(cluster, 'host-a', { options: { to: ['host-a'] } }));
+    expect(['same_host', 'invalid_argument', 'no_host']).toContain(itself.reason);
+    expect(await refusalOf(drainOf('drn_01ARZ3NDEKTSV4RRFFQ69G5FAV'))).toMatchObject({ reason: 'unknown_drain' });
+    await untouched();
+  });
+
+  test('with all other hosts cordoned: refused with the reason of each', async () => {
+    for (const hostId of ['host-b', 'host-c']) await cluster.hosts.cordonHost({ hostId });
+    const refusal = await refusalOf(drainHost(cluster, 'host-a'));
+    expect(refusal).toMatchObject({ reason: 'no_host' });
+    const words = `${refusal.message} ${JSON.stringify(refusal.facts)}`;
+    expect(words).toMatch(/host-b.*cordoned/);
+    expect(words).toMatch(/host-c.*cordoned/);
+    const plan = await drainHost(cluster, 'host-a', { dryRun: true });
+    expect(plan.blockers.length).toBeGreaterThan(0);
+    expect(plan.machines[0]?.refusedHosts).toMatchObject({ 'host-b': expect.stringContaining('cordoned') });
+    await untouched();
+
+    // Partly: what has no place is parked, says why, and moves once there is one.
+    const { id } = await drainHost(cluster, 'host-a', { options: { partial: true, attemptsMax: 1 } });
+    const blocked = await drainEnded(cluster, id);
+    expect(blocked, told(blocked)).toMatchObject({ state: DrainState.BLOCKED, machinesParked: 2 });
+    expect(blocked.machines[0]?.reason).toContain('cordoned');
+    expect(blocked.machines[0]?.nextAction).not.toBe('');
+    await cluster.hosts.uncordonHost({ hostId: 'host-b' });
+    await cluster.drains.resumeDrain({ drainId: id });
+    await cluster.until('it is done', async () => (await drainOf(id)).state === DrainState.DONE);
+    await untilClean(cluster, hosts);
+  });
+
+  test('to hosts without room: refused with the numbers', async () => {
+    await cluster[Symbol.asyncDispose]();
+    cluster = await TestCluster.start({ hosts, xfsMib: { 'host-b': 320, 'host-c': 320 } });
+    const config = {
+      init: { exec: ['/bin/sh', '-c', 'head -c 400000000 /dev/urandom > "$FERRY_VOLUME_PATH/data"; sync; sleep 1000'] },
+      mounts: [{ path: '/data', sizeGb: 1, name: 'data' }],
+    };
+    machines = [await cluster.run(config, { host: 'host-a' })];
+    await cluster.until('its data is there', async () => {
+      const { volumes } = await cluster.volumes.listVolumes({ hostId: 'host-a' });
+      return volumes.some(({ allocatedBytes }) => allocatedBytes > 390_000_000n);
+    });
+    const refusal = await refusalOf(drainHost(cluster, 'host-a'));
+    expect(refusal).toMatchObject({ reason: 'no_host' });
+    expect(`${refusal.message} ${JSON.stringify(refusal.facts)}`).toMatch(/host-b.*(MiB|MB|GiB|GB|bytes)/);
+    await untouched();
+  });
+});
+
+describe('a drain', () => {
+  test('ordered twice at once is begun once; a second one is refused with the first', async () => {
+    cluster = await TestCluster.start({ hosts });
+    const machines = await populate(cluster, 'host-a', ['red', 'green'], 2, 1000);
+    const observation = observe();
+    const both = await Promise.allSettled([drainHost(cluster, 'host-a'), drainHost(cluster, 'host-a')]);
+    const begun = both.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []));
+    const refused = both.flatMap((each) => (each.status === 'rejected' ? [toFerryError(each.reason)] : []));
+    expect(begun).toHaveLength(1);
+    expect(refused).toMatchObject([{ reason: 'drain_exists' }]);
+    const { id } = begun[0]!;
+    const third = await refusalOf(drainHost(cluster, 'host-a'));
+    expect(third).toMatchObject({ reason: 'drain_exists' });
+    expect(`${third.message} ${third.nextAction}`).toContain(id);
+    const drain = await drainEnded(cluster, id);
+    expect(drain, told(drain)).toMatchObject({ state: DrainState.DONE, machinesMoved: 4 });
+    expect(await refusalOf(cluster.drains.cancelDrain({ drainId: id }))).toMatchObject({ reason: 'drain_ended' });
+    expect(await refusalOf(cluster.drains.pauseDrain({ drainId: id }))).toMatchObject({ reason: 'drain_ended' });
+    expect(twoDown(await observation.report(), idsOf(machines))).toEqual([]);
+    await untilClean(cluster, hosts);
+  });
+
+  test('is paused: what is under way ends, nothing begins; then it goes on', async () => {
+    cluster = await TestCluster.start({ hosts });
+    await populate(cluster, 'host-a', ['red', 'green', 'blue'], 2, 1000);
+    const { id } = await drainHost(cluster, 'host-a', { options: { concurrency: 2 } });
+    await cluster.until('a Machine moves', async () =>
+      (await drainOf(id)).machines.some(({ state }) => state === DrainMachineState.MOVING),
+    );
+    await cluster.drains.pauseDrain({ drainId: id });
+    await cluster.until('what was under way has ended', async () => {
+      const drain = await drainOf(id);
+      return (
+        drain.state === DrainState.PAUSED && drain.machines.every(({ state }) => state !== DrainMachineState.MOVING)
+      );
+    });
+    const paused = await drainOf(id);
+    expect(paused.machinesMoved).toBeGreaterThan(0);
+    expect(paused.machinesMoved).toBeLessThan(6);
+    const { migrations } = await cluster.migrations.listMigrations({});
+    expect(await cordoned('host-a')).toBe(true);
+    // A coordinator that comes back does not take the pause off.
+    await cluster.kill('coordinator');
+    cluster.spawn('coordinator');
+    await cluster.untilHostsAnswer();
+    expect(await drainOf(id)).toMatchObject({ state: DrainState.PAUSED, machinesMoved: paused.machinesMoved });
+    expect((await cluster.migrations.listMigrations({})).migrations).toHaveLength(migrations.length);
+    await cluster.drains.resumeDrain({ drainId: id });
+    expect(await drainEnded(cluster, id)).toMatchObject({ state: DrainState.DONE, machinesMoved: 6 });
+    await untilClean(cluster, hosts);
+  });
+
+  test('goes on where it was when its coordinator is killed', async () => {
+    cluster = await TestCluster.start({ hosts });
+    const machines = await populate(cluster, 'host-a', ['red', 'green'], 3, 500);
+    const observation = observe();
+    const { id } = await drainHost(cluster, 'host-a', { options: { concurrency: 3 } });
+    for (const moved of [1, 3]) {
+      await cluster.until(`${moved} have moved`, async () => (await drainOf(id)).machinesMoved >= moved);
+      await cluster.kill('coordinator');
+      cluster.spawn('coordinator');
+      await cluster.untilHostsAnswer();
+    }
+    const drain = await drainEnded(cluster, id);
+    expect(drain, told(drain)).toMatchObject({ state: DrainState.DONE, machinesMoved: 6, machinesParked: 0 });
+    for (const each of drain.machines) {
+      expect(await owners(cluster, each.machineId, hosts)).toEqual([each.destination]);
+    }
+    const report = await observation.report();
+    expect(twoDown(report, idsOf(machines))).toEqual([]);
+    expect(doubles(report)).toEqual([]);
+    await untilClean(cluster, hosts);
+  });
+
+  test('is cancelled in each phase: it says how it ended, every Machine runs at one host, nothing is left', async () => {
+    cluster = await TestCluster.start({ hosts });
+    const machines = (await populate(cluster, 'host-a', ['red'], 2, 500)).red!;
+    const observation = observe();
+    const phases = ['order', ...Object.keys(MigrationStep).filter((name) => /^[A-Z]+$/.test(name) && name !== 'PLAN')];
+    for (const phase of phases.filter((name) => name !== 'UNSPECIFIED')) {
+      const wanted = MigrationStep[phase as keyof typeof MigrationStep] as MigrationStep | undefined;
+      const { id } = await drainHost(cluster, 'host-a');
+      await cluster.until(`a Machine is in ${phase}`, async () => {
+        const drain = await drainOf(id);
+        const isOver = drain.machines.every(({ state }) => state === DrainMachineState.MOVED);
+        return wanted === undefined || isOver || drain.machines.some(({ step }) => step === wanted);
+      });
+      const answer = await cluster.drains.cancelDrain({ drainId: id, uncordon: true }).then(
+        ({ drain }) => drain!,
+        (error) => toFerryError(error),
+      );
+      if ('reason' in answer && typeof answer.reason === 'string') expect(answer.reason).toBe('drain_ended');
+      const drain = await drainEnded(cluster, id);
+      expect([DrainState.CANCELLED, DrainState.DONE], `${phase}: ${told(drain)}`).toContain(drain.state);
+      if (drain.state === DrainState.CANCELLED) expect(drain.message).not.toBe('');
+      await untilClean(cluster, hosts);
+      for (const { id: machineId } of machines) {
+        const { hostId, state } = await cluster.machine(machineId);
+        expect(state, phase).toBe(MachineState.STARTED);
+        expect(await owners(cluster, machineId, hosts)).toEqual([hostId]);
+        // Back for the next phase.
+        if (hostId === 'host-a') continue;
+        await cluster.hosts.uncordonHost({ hostId: 'host-a' });
+        await cluster.ended(await cluster.migrate(machineId, 'host-a'));
+      }
+      if (drain.state === DrainState.CANCELLED) expect(await cordoned('host-a'), phase).toBe(false);
+    }
+    const report = await observation.report();
+    expect(twoDown(report, { red: machines.map(({ id }) => id) })).toEqual([]);
+    expect(doubles(report)).toEqual([]);
+  });
+});
