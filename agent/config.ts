@@ -12,6 +12,11 @@ export const agentFlags = {
   listen: { value: 'HOST:PORT', help: 'where orders arrive; port 0 = any', default: '127.0.0.1:0' },
   'stream-listen': { value: 'HOST:PORT', help: 'where other agents read volumes', default: '127.0.0.1:0' },
   'nbd-listen': { value: 'HOST:PORT', help: 'where NBD tools read exported volumes', default: '127.0.0.1:0' },
+  'dns-listen': {
+    value: 'HOST:PORT',
+    help: 'where names are answered; several with commas; [fdaa::3]:53 needs root; "" = nowhere',
+    default: '127.0.0.1:0',
+  },
   'tls-cert': { value: 'FILE', help: 'certificate (PEM) for the volume streams', default: '' },
   'tls-key': { value: 'FILE', help: 'its key (PEM)', default: '' },
   'tls-ca': { value: 'FILE', help: 'authority (PEM) that signs the certificates of agents', default: '' },
@@ -53,6 +58,7 @@ export interface AgentConfig {
   readonly listen: ListenAddress;
   readonly streamListen: ListenAddress;
   readonly nbdListen: ListenAddress;
+  readonly dnsListen: readonly ListenAddress[];
   readonly tls: TlsFiles | null;
   readonly retentionMs: number;
   readonly driverSilenceMs: number;
@@ -60,6 +66,9 @@ export interface AgentConfig {
   readonly startDeadlineMs: number;
   readonly logLevel: string;
 }
+
+/** The resolver's own 6PN address; it is put on the loopback interface only. */
+export const resolverIp = 'fdaa::3';
 
 const dayMs = 86_400_000;
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
@@ -88,6 +97,10 @@ export function parseAgentConfig(
     listen: parseListen(flags.listen, 'listen'),
     streamListen: parseListen(flags['stream-listen'], 'stream-listen'),
     nbdListen: parseListen(flags['nbd-listen'], 'nbd-listen'),
+    dnsListen: flags['dns-listen']
+      .split(',')
+      .filter((each) => each !== '')
+      .map(parseDnsListen),
     tls: parseTls(flags['tls-cert'], flags['tls-key'], flags['tls-ca']),
     retentionMs: parseFlagDurationMs(flags.retention, 'retention', 0, 365 * dayMs),
     driverSilenceMs: parseFlagDurationMs(flags['driver-silence'], 'driver-silence', 1000, dayMs),
@@ -95,6 +108,11 @@ export function parseAgentConfig(
     startDeadlineMs: parseFlagDurationMs(flags['start-deadline'], 'start-deadline', 1000, dayMs),
     logLevel: flags['log-level'],
   };
+}
+
+function parseDnsListen(text: string): ListenAddress {
+  const port = /^\[fdaa::3\]:(\d{1,5})$/.exec(text)?.[1];
+  return port === undefined ? parseListen(text, 'dns-listen') : { host: resolverIp, port: Number(port) };
 }
 
 function parseTls(certPath: string, keyPath: string, caPath: string): TlsFiles | null {

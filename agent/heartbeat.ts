@@ -5,17 +5,21 @@ import type { Clock } from '../shared/clock.ts';
 import { toFerryError } from '../shared/error.ts';
 import type { Logger } from '../shared/log.ts';
 import type { ClientPool } from '../shared/rpc/client.ts';
+import type { Directory } from './directory.ts';
 import type { Journal } from './journal.ts';
 
 const callMs = 2_000;
 const retryMs = 1_000;
 const intervalMaxMs = 60_000;
+/** Least time between two heartbeats, however much changes. */
+const intervalMinMs = 100;
 
 /** What a heartbeat works with. */
 export interface HeartbeatOptions {
   readonly coordinators: readonly string[];
   readonly pool: ClientPool;
   readonly journal: Journal;
+  readonly directory: Directory;
   readonly clock: Clock;
   readonly log: Logger;
   /** The report as of now, without what the journal knows. */
@@ -28,6 +32,7 @@ export interface HeartbeatOptions {
 export class Heartbeat {
   readonly #options: HeartbeatOptions;
   #next = 0;
+  #isWanted = false;
   #wake = new AbortController();
 
   constructor(options: HeartbeatOptions) {
@@ -36,12 +41,15 @@ export class Heartbeat {
 
   /** One report; null when no coordinator answers. */
   async beat(): Promise<HeartbeatResponse | null> {
-    const { coordinators, pool, journal, report, log, onJournal } = this.#options;
+    const { coordinators, pool, journal, directory, report, log, onJournal } = this.#options;
+    const destroyed = directory.destroyed();
     const request = create(HeartbeatRequestSchema, {
       ...(await report()),
       journalCounter: BigInt(journal.counter),
       journalId: journal.id,
       hostNumber: Number(journal.meta('host_number') ?? 0),
+      ...directory.known,
+      directory: destroyed,
     });
     for (let tries = 0; tries < coordinators.length; tries += 1) {
       const address = coordinators[this.#next % coordinators.length]!;
@@ -49,6 +57,8 @@ export class Heartbeat {
         const response = await pool.client(HostService, address).heartbeat(request, { timeoutMs: callMs });
         onJournal(response.journalWentBack);
         if (!response.journalWentBack) this.#remember(response);
+        directory.reported(destroyed);
+        if (response.directory !== undefined && directory.apply(response.directory)) this.soon();
         return response;
       } catch (error) {
         const known = toFerryError(error);
@@ -63,18 +73,23 @@ export class Heartbeat {
   /** Reports until the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
+      this.#isWanted = false;
       const response = await this.beat().catch((error) => {
         this.#options.log.warn({ err: error }, 'heartbeat');
         return null;
       });
       const pauseMs = response === null ? retryMs : Math.min(intervalMaxMs, response.intervalMs || retryMs);
+      await this.#options.clock.sleep(Math.min(intervalMinMs, pauseMs), signal).catch(() => {});
       this.#wake = new AbortController();
+      // What changed while a report was on its way is in the next one, at once.
+      if (this.#isWanted) continue;
       await this.#options.clock.sleep(pauseMs, AbortSignal.any([signal, this.#wake.signal])).catch(() => {});
     }
   }
 
   /** Something changed: report now. */
   soon(): void {
+    this.#isWanted = true;
     this.#wake.abort();
   }
 

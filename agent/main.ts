@@ -13,9 +13,10 @@ import { systemRandom } from '../shared/random.ts';
 import { ClientPool } from '../shared/rpc/client.ts';
 import { RpcServer } from '../shared/rpc/server.ts';
 import { version } from '../shared/version.ts';
-import type { AgentConfig } from './config.ts';
+import { type AgentConfig, resolverIp } from './config.ts';
 import { HostCopyLimits } from './copy-limits.ts';
 import { Directory } from './directory.ts';
+import { DnsServer } from './dns/server.ts';
 import { Exports } from './exports.ts';
 import { VolumeCopies } from './handover/copies.ts';
 import { CopySources } from './handover/copy-sources.ts';
@@ -61,6 +62,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     const { handovers, machines, stream, exports, server, heartbeat, volumes } = parts;
     await stream.listen(config.streamListen, config.nbdListen);
     await handovers.recover();
+    await parts.listenDns();
     const address = await server.listen();
     parts.address.value = address;
     // The coordinator may know that this journal went back; without a coordinator the markers alone decide.
@@ -72,7 +74,16 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
       parts.directory.watch(clock, () => heartbeat.soon(), over),
       keepHouse({ journal, handovers, volumes, machines, clock, log, ...config }, over),
     ];
-    log.info({ address, stream: stream.streamPort, nbd: stream.toolsPort, capabilities: parts.capabilities }, 'ready');
+    log.info(
+      {
+        address,
+        stream: stream.streamPort,
+        nbd: stream.toolsPort,
+        dns: parts.dnsAddresses,
+        capabilities: parts.capabilities,
+      },
+      'ready',
+    );
     process.stdout.write(`agent ${host} ready on ${address}\n`);
     await new Promise<void>((resolve) => over.addEventListener('abort', () => resolve(), { once: true }));
     log.info('going down; the Machines run on');
@@ -81,6 +92,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     await handovers.stopped();
     await machines.close();
     exports.close();
+    await parts.dns.close();
     parts.directory.close();
     await stream.close();
   } finally {
@@ -117,6 +129,15 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     journalWentBack: () => handovers.journalWentBack,
     log,
   });
+  const names = () => ({ apps: directory.apps(), serial: directory.serial, region, random });
+  const dns = new DnsServer({ names, clock, log });
+  const dnsAddresses: string[] = [];
+  const listenDns = async () => {
+    for (const at of config.dnsListen) {
+      if (at.host === resolverIp) await addresses.addResolver(resolverIp);
+      dnsAddresses.push(await dns.listen(at));
+    }
+  };
   const pool = new ClientPool();
   const openVolume = async (volumeId: string) => {
     const image = await volumes.inspect(volumeId);
@@ -259,6 +280,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
         capabilities: can,
         cordoned,
         placements,
+        dnsAddress: dnsAddresses[0] ?? '',
         notes,
         copyLimits: copyLimits.limits,
         ...(capacity === undefined ? {} : { capacity }),
@@ -313,6 +335,9 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     address,
     capabilities,
     directory,
+    dns,
+    listenDns,
+    dnsAddresses,
     ready: booted.resolve,
   };
 }

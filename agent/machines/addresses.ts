@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { FerryError } from '../../shared/error.ts';
 import type { Run } from '../volumes/command.ts';
 
 const commandMs = 5_000;
@@ -48,6 +49,17 @@ export class Addresses {
   async add(privateAddress: string): Promise<void> {
     if (!this.has6pn) return;
     await this.#ip(['-6', 'addr', 'replace', `${privateAddress}/128`, 'dev', 'lo', 'nodad']);
+  }
+
+  /** Puts the resolver's address there. Throws unsupported where it cannot. */
+  async addResolver(address: string): Promise<void> {
+    if (!this.has6pn) {
+      throw new FerryError('unsupported', `--dns-listen: ${address} cannot be added to this host`, {
+        field: '--dns-listen',
+        expected: 'an agent that runs as root on a host with IPv6, or another address',
+      });
+    }
+    await this.add(address);
   }
 
   /** Takes the address off. Repeatable. */
