@@ -2,6 +2,8 @@ import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { ConnectRouter, ServiceImpl } from '@connectrpc/connect';
 import {
+  ClusterService,
+  DrainService,
   HostService,
   LockService,
   MachineService,
@@ -35,6 +37,8 @@ export interface FakeCoordinator {
   readonly hosts?: Partial<ServiceImpl<typeof HostService>>;
   readonly volumes?: Partial<ServiceImpl<typeof VolumeService>>;
   readonly locks?: Partial<ServiceImpl<typeof LockService>>;
+  readonly drains?: Partial<ServiceImpl<typeof DrainService>>;
+  readonly cluster?: Partial<ServiceImpl<typeof ClusterService>>;
 }
 
 /** A coordinator on loopback that answers what it is told to. */
@@ -45,6 +49,8 @@ export function fakeCoordinator(fake: FakeCoordinator, port = 0): RpcServer {
     router.service(HostService, fake.hosts ?? {});
     router.service(VolumeService, fake.volumes ?? {});
     router.service(LockService, fake.locks ?? {});
+    router.service(DrainService, fake.drains ?? {});
+    router.service(ClusterService, fake.cluster ?? {});
   };
   return new RpcServer({ host: '127.0.0.1', port, log: silentLog, routes });
 }
@@ -92,6 +98,7 @@ export class FakeTerminal implements Terminal {
     this.#printed();
   };
   columns = () => 200;
+  rows = () => 40;
   interrupted = () => this.ctrlC.signal;
 
   /** Resolves once `text` was printed. */
@@ -163,7 +170,18 @@ export function movedMachine(changes: Partial<Machine> = {}): Machine {
           destinationHost: 'host-2',
           sourceVolumeId: 'vol_aaaaaaaaaaaaaaaa',
           destinationVolumeId: 'vol_0123456789abcdef',
-          downtime: { totalMs: 1234n },
+          downtime: {
+            signalToExitMs: 100n,
+            exitToCopiedMs: 800n,
+            copiedToVerifiedMs: 200n,
+            verifiedToStartedMs: 34n,
+            startedToHealthyMs: 100n,
+            totalMs: 1234n,
+            longestWriteStallMs: 12n,
+          },
+          moveReason: 'maintenance',
+          orderedBy: 'alice',
+          drainId: 'drn_01J08P60K8NK33K9P5MQ5M4QN8',
         },
       },
       { type: 'start', status: 'started', source: 'agent', timestamp: at(6100) },

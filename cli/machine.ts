@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { create } from '@bufbuild/protobuf';
 import type { Command } from 'commander';
 import {
   DestroyMachineResponseSchema,
@@ -13,12 +14,13 @@ import {
   StartMachineResponseSchema,
   StopMachineResponseSchema,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
-import { type Machine, MachineState } from '../proto/gen/ferry/v1/machine_pb.ts';
+import { type Machine, type MachineConfig, MachineState, MountSchema } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { durationFromMs, parseDurationMs } from '../shared/duration.ts';
 import { FerryError, invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
 import { type MachineFile, parseFlyToml, parseMachineJson } from '../shared/machine-config.ts';
 import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
+import { type MoveOptions, parseMoveOptions, wholeNumber } from './options.ts';
 import { exitCodes } from './output/errors.ts';
 import { jsonDocument, jsonLine } from './output/json.ts';
 import { renderMachineList, renderMachineStatus, stateOf } from './output/machine.ts';
@@ -29,6 +31,8 @@ const stopMsMax = 330_000;
 const logsMsMax = 3_000_000;
 const startMsMax = 60_000;
 const startPollMs = 100;
+/** Where a Machine whose file mounts nothing finds the volume of --volume. */
+const volumePathDefault = '/data';
 
 interface RunOptions extends CommonOptions {
   readonly app?: string;
@@ -36,12 +40,13 @@ interface RunOptions extends CommonOptions {
   readonly network?: string;
   readonly host?: string;
   readonly region?: string;
+  readonly volume?: string;
   readonly processGroup?: string;
   readonly start: boolean;
   readonly detach?: boolean;
 }
 
-interface MigrateOptions extends CommonOptions {
+interface MigrateOptions extends CommonOptions, MoveOptions {
   readonly to?: string;
   readonly detach?: boolean;
   readonly startDeadline?: string;
@@ -59,6 +64,7 @@ export function registerMachine(program: Command, terminal: Terminal, outcome: O
     .option('--network <name>', 'private network of the app')
     .option('--host <name>', 'host to run it on (default: chosen)')
     .option('--region <name>', 'region to run it in (default: the one that the file names, or any)')
+    .option('--volume <id>', 'a volume that exists already, instead of the one that the file would create')
     .option('--process-group <name>', 'which of the [processes] of a fly.toml')
     .option('--no-start', 'create it without starting it')
     .option('--detach', 'answer without waiting until it has started')
@@ -135,7 +141,7 @@ export function registerMachine(program: Command, terminal: Terminal, outcome: O
     .action(async (id: string, options: CommonOptions) => {
       const session = new Session(terminal, options);
       const request = { machineId: machineId(id) };
-      const response = await session.call(
+      const response = await session.order(
         (call) => session.client(MachineService).restartMachine(request, call),
         stopMsMax,
       );
@@ -147,6 +153,11 @@ export function registerMachine(program: Command, terminal: Terminal, outcome: O
     .description('move a Machine with its volume to another host, and follow it')
     .option('--to <host>', 'destination (default: chosen)')
     .option('--detach', 'answer as soon as the migration is claimed')
+    .option('--reason <why>', 'overcrowded, deprecated, maintenance or failing; kept in its event log')
+    .option('--by <who>', 'who orders it, kept there too (default: $SUDO_USER or $USER)')
+    .option('--downtime-budget <time>', 'longest time that the last copy may take (default: 300ms)')
+    .option('--strategy <how>', 'precopy (copy while it runs, the default) or cold (stop first)')
+    .option('--priority <number>', 'higher goes first in line for the network, -100 to 100', '0')
     .option('--start-deadline <time>', 'time to become healthy there before it is moved back', '60s')
     .option(
       '--override-host <host>',
@@ -166,7 +177,7 @@ export function registerMachine(program: Command, terminal: Terminal, outcome: O
     .action(async (id: string, options: CommonOptions & { force?: boolean }) => {
       const session = new Session(terminal, options);
       const request = { machineId: machineId(id), force: options.force === true };
-      const response = await session.call(
+      const response = await session.order(
         (call) => session.client(MachineService).destroyMachine(request, call),
         stopMsMax,
       );
@@ -194,6 +205,7 @@ function tell(session: Session, machine: Machine | undefined, note = ''): void {
 
 async function run(file: string, options: RunOptions, session: Session): Promise<number> {
   const { app, name, region, config } = await readMachineFile(file, options.processGroup ?? '');
+  if (options.volume !== undefined) useVolume(config, checkId('volume', options.volume, '--volume'));
   const request = {
     app: options.app ?? app,
     name: options.name ?? name,
@@ -204,7 +216,7 @@ async function run(file: string, options: RunOptions, session: Session): Promise
     config,
   };
   if (request.app === '') throw invalidArgument('--app', 'is missing, and the file names none', 'the name of an app');
-  const response = await session.call((call) => session.client(MachineService).runMachine(request, call), 60_000);
+  const response = await session.order((call) => session.client(MachineService).runMachine(request, call), 60_000);
   if (options.start && !options.detach) response.machine = await untilStarted(session, present(response.machine));
   const machine = present(response.machine);
   const code = machine.state === MachineState.FAILED ? exitCodes.failed : exitCodes.done;
@@ -218,6 +230,12 @@ async function run(file: string, options: RunOptions, session: Session): Promise
   );
   session.line(`  look at it: ferry machine status ${machine.id}`);
   return code;
+}
+
+/** Gives a Machine a volume that exists, at the path where the file mounts one. */
+function useVolume(config: MachineConfig, volumeId: string): void {
+  const mount = config.mounts[0] ?? create(MountSchema, { path: volumePathDefault });
+  config.mounts = [Object.assign(mount, { volume: volumeId, sizeGb: 0 })];
 }
 
 /** The Machine once it has started, or could not, or after a minute. */
@@ -256,16 +274,13 @@ async function readMachineFile(file: string, processGroup: string): Promise<Mach
 }
 
 async function logs(id: string, options: { lines: string; follow?: boolean }, session: Session): Promise<number> {
-  const tailLines = Number(options.lines);
-  if (!Number.isInteger(tailLines) || tailLines < 1 || tailLines > 10_000) {
-    throw invalidArgument('--lines', `is ${JSON.stringify(options.lines)}`, 'a whole number from 1 to 10000');
-  }
+  const tailLines = wholeNumber(options.lines, '--lines', 1, 10_000);
   const { terminal } = session;
   const interrupted = options.follow ? terminal.interrupted() : undefined;
   const request = { machineId: id, tailLines, follow: options.follow === true };
   const call = { timeoutMs: options.follow ? logsMsMax : 30_000, signal: interrupted };
   try {
-    for await (const response of session.client(MachineService).machineLogs(request, call)) {
+    for await (const response of session.stream(() => session.client(MachineService).machineLogs(request, call))) {
       terminal.out(session.json ? jsonLine(MachineLogsResponseSchema, response) : `${response.line}\n`);
     }
   } catch (error) {
@@ -276,15 +291,18 @@ async function logs(id: string, options: { lines: string; follow?: boolean }, se
 }
 
 async function migrate(id: string, options: MigrateOptions, session: Session): Promise<number> {
+  const { downtimeBudgetMs, ...move } = parseMoveOptions(options, session.terminal.env);
   const request = {
     machineId: id,
     destination: options.to ?? '',
     startDeadline: durationFromMs(parseDurationMs(options.startDeadline ?? '60s', '--start-deadline')),
     overrideHosts: options.overrideHost,
+    ...move,
+    ...(downtimeBudgetMs === undefined ? {} : { downtimeBudget: durationFromMs(downtimeBudgetMs) }),
   };
   // From here on: ctrl-C while the migration is being claimed must not leave one behind that nobody was told of.
   const interrupted = options.detach ? undefined : session.terminal.interrupted();
-  const response = await session.call((call) => session.client(MigrationService).migrateMachine(request, call));
+  const response = await session.order((call) => session.client(MigrationService).migrateMachine(request, call));
   const { migration } = response;
   if (migration === undefined) throw new FerryError('internal', 'the coordinator answered without the migration');
   if (!options.detach) return watchMigration(session, migration.id, interrupted);

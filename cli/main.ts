@@ -14,6 +14,7 @@ const terminal: Terminal = {
   err: (text) => process.stderr.write(text),
   isTerminal: process.stdout.isTTY === true,
   columns: () => process.stdout.columns ?? 80,
+  rows: () => process.stdout.rows ?? 24,
   env: process.env,
   clock: systemClock,
   interrupted: untilInterrupted,

@@ -8,9 +8,10 @@ import {
   OverrideHostResponseSchema,
   RetryMigrationResponseSchema,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
-import { FerryError, invalidArgument } from '../shared/error.ts';
+import { FerryError } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
 import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
+import { wholeNumber } from './options.ts';
 import { exitCodes } from './output/errors.ts';
 import { jsonDocument } from './output/json.ts';
 import { migrationState, renderMigrationList, renderMigrationStatus, renderOutcome } from './output/migration.ts';
@@ -30,11 +31,7 @@ export function registerMigration(program: Command, terminal: Terminal, outcome:
     .addHelpText('after', '\nExample: ferry migration list --open')
     .action(async (options: CommonOptions & { open?: boolean; limit: string }) => {
       const session = new Session(terminal, options);
-      const limit = Number(options.limit);
-      if (!Number.isInteger(limit) || limit < 1 || limit > 1000) {
-        throw invalidArgument('--limit', `is ${JSON.stringify(options.limit)}`, 'a whole number from 1 to 1000');
-      }
-      const request = { openOnly: options.open === true, limit };
+      const request = { openOnly: options.open === true, limit: wholeNumber(options.limit, '--limit', 1, 1000) };
       const response = await session.call((call) => session.client(MigrationService).listMigrations(request, call));
       if (session.json) terminal.out(jsonDocument(ListMigrationsResponseSchema, response));
       else terminal.out(renderMigrationList(response.migrations));
@@ -86,7 +83,7 @@ export function registerMigration(program: Command, terminal: Terminal, outcome:
       const session = new Session(terminal, options);
       const request = { migrationId: migrationId(id) };
       const interrupted = options.detach ? undefined : terminal.interrupted();
-      const response = await session.call((call) => session.client(MigrationService).retryMigration(request, call));
+      const response = await session.order((call) => session.client(MigrationService).retryMigration(request, call));
       const next = present(response.migration);
       if (!options.detach) {
         outcome.exitCode = await watchMigration(session, next.id, interrupted);

@@ -56,13 +56,13 @@ test.each([
 });
 
 test('every command has a help text with an example', async () => {
-  const nouns = ['machine', 'migration', 'host', 'volume', 'lock'];
+  const nouns = ['machine', 'migration', 'host', 'drain', 'volume', 'lock'];
   const terminal = new FakeTerminal();
   expect(await terminal.run('--help')).toBe(0);
   for (const name of ['dev', 'status', 'agent', 'coordinator', ...nouns])
     expect(terminal.stdout).toContain(`  ${name} `);
   const verbs = nouns.flatMap((noun) => verbsOf(noun).map((verb) => [noun, verb]));
-  expect(verbs.length).toBeGreaterThan(25);
+  expect(verbs.length).toBeGreaterThan(33);
   for (const line of [['dev'], ['status'], ['agent'], ['coordinator'], ...verbs]) {
     const help = new FakeTerminal();
     expect(await help.run(...line, '--help')).toBe(0);
@@ -74,7 +74,8 @@ function verbsOf(noun: string): string[] {
   const verbs: Record<string, string> = {
     machine: 'run list status logs start stop restart migrate destroy',
     migration: 'list status watch cancel retry accept-down override-host',
-    host: 'list status cordon uncordon remove',
+    host: 'list status cordon uncordon drain limit remove',
+    drain: 'list status watch pause resume cancel',
     volume: 'create list show export destroy',
     lock: 'list explain',
   };
@@ -93,7 +94,7 @@ test.each([
     '--start-deadline: is "60"; expected a time such as "10s"',
   ],
   [['machine', 'run', '/nowhere/x.json'], 'FILE: cannot be read (ENOENT: /nowhere/x.json)'],
-  [['volume', 'create', 'data', '--host', 'host-1'], "required option '--size <size>' not specified"],
+  [['volume', 'create', 'data', '--host', 'host-1'], '--size: is missing; expected a size such as "10GiB", or --from'],
   [
     ['volume', 'create', 'data', '--host', 'host-1', '--size', 'big'],
     '--size: is "big"; expected a size such as "10GiB"',
@@ -253,9 +254,13 @@ test.each([
     'host-3',
     '--override-host',
     'host-4',
+    ...['--reason', 'failing', '--by', 'alice', '--priority', '-5'],
+    ...['--strategy', 'cold', '--downtime-budget', '500ms'],
   ];
   expect(await terminal.run('machine', 'migrate', ...options, machineId)).toBe(code);
   expect(request).toMatchObject({ machineId, destination: 'host-2', overrideHosts: ['host-3', 'host-4'] });
+  expect(request).toMatchObject({ reason: 4, orderedBy: 'alice', priority: -5, strategy: 1 });
+  expect(durationToMs(request?.downtimeBudget)).toBe(500);
   expect(durationToMs(request?.startDeadline)).toBe(90_000);
   expect(terminal.stdout).toContain('[ 4/10] stop         1.100 s  stopped\n');
   expect(terminal.stdout).toContain(text);
@@ -352,17 +357,44 @@ test('status, lists and explanations say when there is nothing', async () => {
     migrations: { listMigrations: () => ({}) },
     volumes: { listVolumes: () => ({}) },
     locks: { listLocks: () => ({}), explainLock: () => ({ explanation: 'Nobody holds it.' }) },
+    drains: { listDrains: () => ({}) },
+    cluster: { getStatus: () => ({}) },
   });
   expect(await terminal.run('status')).toBe(0);
-  for (const text of ['Machines: none', 'No hosts.', 'No migrations.', 'No network is locked.']) {
-    expect(terminal.stdout).toContain(text);
-  }
+  for (const text of ['Attention: nothing', 'Machines    = none', 'No hosts.']) expect(terminal.stdout).toContain(text);
   terminal.stdout = '';
   expect(await terminal.run('status', '--json')).toBe(0);
-  expect(JSON.parse(terminal.stdout)).toMatchObject({ hosts: [], machines: [], migrations: [], locks: [] });
+  const empty = { hosts: [], machines: [], migrations: [], locks: [], drains: [], missing: [] };
+  expect(JSON.parse(terminal.stdout)).toMatchObject({ ...empty, status: { attention: [], machines: 0 } });
+  for (const noun of ['migration', 'drain', 'lock']) {
+    terminal.stdout = '';
+    expect(await terminal.run(noun, 'list')).toBe(0);
+    expect(terminal.stdout).toMatch(/^No (migrations|drains|network is locked)\.\n$/);
+  }
+  terminal.stdout = '';
   expect(await terminal.run('volume', 'list')).toBe(0);
   expect(await terminal.run('lock', 'explain', 'default')).toBe(0);
   expect(terminal.stdout).toContain('No volumes.\nNetwork: default\nLock: free\n\nNobody holds it.\n');
+});
+
+test('status shows what can be had when a part of it cannot', async () => {
+  const terminal = await terminalFor({
+    hosts: { listHosts: () => ({}) },
+    machines: {
+      listMachines: () => {
+        throw new FerryError('store_unreachable', 'Redis does not answer');
+      },
+    },
+    migrations: { listMigrations: () => ({}) },
+    locks: { listLocks: () => ({}) },
+    drains: { listDrains: () => ({}) },
+    cluster: { getStatus: () => ({ machines: 7, attention: ['Look at Redis.'] }) },
+  });
+  expect(await terminal.run('status')).toBe(0);
+  expect(terminal.stdout).toContain(
+    'Attention\n  - could not be asked for: Machines: Redis does not answer [store_unreachable]\n  - Look at Redis.\n',
+  );
+  expect(terminal.stdout).toContain('  Machines    = 7\n');
 });
 
 describe.skipIf(!existsSync(oldNode) || majorOf(oldNode) >= 24)('an older Node (needs one at /usr/bin/node)', () => {

@@ -5,6 +5,7 @@ import { registerAgent } from './agent.ts';
 import type { Outcome, Terminal } from './context.ts';
 import { registerCoordinator } from './coordinator.ts';
 import { registerDev } from './dev.ts';
+import { registerDrain } from './drain.ts';
 import { registerHost } from './host.ts';
 import { registerLock } from './lock.ts';
 import { registerMachine } from './machine.ts';
@@ -22,6 +23,7 @@ const nouns: readonly Register[] = [
   registerMachine,
   registerMigration,
   registerHost,
+  registerDrain,
   registerVolume,
   registerLock,
   registerAgent,

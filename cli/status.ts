@@ -1,6 +1,10 @@
 import type { Command } from 'commander';
 import {
+  ClusterService,
+  DrainService,
+  GetStatusResponseSchema,
   HostService,
+  ListDrainsResponseSchema,
   ListHostsResponseSchema,
   ListLocksResponseSchema,
   ListMachinesResponseSchema,
@@ -9,43 +13,64 @@ import {
   MachineService,
   MigrationService,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import { toFerryError } from '../shared/error.ts';
 import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
-import { renderHostList } from './output/host.ts';
 import { jsonLine } from './output/json.ts';
-import { renderLockList } from './output/lock.ts';
-import { stateOf } from './output/machine.ts';
-import { renderMigrationList } from './output/migration.ts';
+import { renderStatus } from './output/status.ts';
 
 /** Registers `ferry status`. */
 export function registerStatus(program: Command, terminal: Terminal, _outcome: Outcome): void {
   withCommonOptions(program.command('status'))
-    .description('hosts, Machines by state, open migrations and held locks at a glance')
+    .description('the whole cluster at a glance: what needs attention first, and the next command for it')
     .addHelpText('after', '\nExample: ferry status')
     .action(async (options: CommonOptions) => {
       const session = new Session(terminal, options);
-      const [hosts, machines, migrations, locks] = await Promise.all([
-        session.call((call) => session.client(HostService).listHosts({}, call)),
-        session.call((call) => session.client(MachineService).listMachines({}, call)),
-        session.call((call) => session.client(MigrationService).listMigrations({ openOnly: true }, call)),
-        session.call((call) => session.client(LockService).listLocks({}, call)),
+      // Finds a coordinator that answers; the lists are then asked of that one.
+      const status = await session.call((call) => session.client(ClusterService).getStatus({}, call));
+      const missing: string[] = [];
+      // A part that cannot be had (a store that is gone, say) must not hide the others.
+      const part = async <T>(what: string, asked: Promise<T>): Promise<T | undefined> => {
+        try {
+          return await asked;
+        } catch (thrown) {
+          const error = toFerryError(thrown);
+          missing.push(`${what}: ${error.message} [${error.reason}]`);
+          return undefined;
+        }
+      };
+      const call = { timeoutMs: 10_000 };
+      const [hosts, machines, migrations, locks, drains] = await Promise.all([
+        part('hosts', session.client(HostService).listHosts({}, call)),
+        part('Machines', session.client(MachineService).listMachines({}, call)),
+        part('migrations', session.client(MigrationService).listMigrations({ openOnly: true }, call)),
+        part('locks', session.client(LockService).listLocks({}, call)),
+        part('drains', session.client(DrainService).listDrains({ openOnly: true }, call)),
       ]);
       if (session.json) {
-        const parts = {
-          ...JSON.parse(jsonLine(ListHostsResponseSchema, hosts)),
-          ...JSON.parse(jsonLine(ListMachinesResponseSchema, machines)),
-          ...JSON.parse(jsonLine(ListMigrationsResponseSchema, migrations)),
-          ...JSON.parse(jsonLine(ListLocksResponseSchema, locks)),
+        const document = {
+          coordinator: session.coordinator,
+          status: JSON.parse(jsonLine(GetStatusResponseSchema, status)),
+          ...(hosts && JSON.parse(jsonLine(ListHostsResponseSchema, hosts))),
+          ...(machines && JSON.parse(jsonLine(ListMachinesResponseSchema, machines))),
+          ...(migrations && JSON.parse(jsonLine(ListMigrationsResponseSchema, migrations))),
+          ...(locks && JSON.parse(jsonLine(ListLocksResponseSchema, locks))),
+          ...(drains && JSON.parse(jsonLine(ListDrainsResponseSchema, drains))),
+          missing,
         };
-        terminal.out(`${JSON.stringify({ coordinator: session.coordinator, ...parts }, undefined, 2)}\n`);
+        terminal.out(`${JSON.stringify(document, undefined, 2)}\n`);
         return;
       }
-      const counts = new Map<string, number>();
-      for (const machine of machines.machines) counts.set(stateOf(machine), (counts.get(stateOf(machine)) ?? 0) + 1);
-      const byState = [...counts].map(([state, count]) => `${count} ${state}`).join(', ');
-      session.line(`Coordinator: ${session.coordinator}`);
-      session.line(`Machines: ${byState || 'none'}`);
-      terminal.out(`\nHosts\n${renderHostList(hosts.hosts)}`);
-      terminal.out(`\nOpen migrations\n${renderMigrationList(migrations.migrations)}`);
-      terminal.out(`\nLocks\n${renderLockList(locks.locks)}`);
+      terminal.out(
+        renderStatus({
+          asked: session.coordinator,
+          status,
+          hosts: hosts?.hosts,
+          machines: machines?.machines,
+          migrations: migrations?.migrations,
+          locks: locks?.locks,
+          drains: drains?.drains,
+          missing,
+        }),
+      );
     });
 }

@@ -9,7 +9,7 @@ import {
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
 import type { VolumeExport } from '../proto/gen/ferry/v1/volume_pb.ts';
 import { durationFromMs, parseDurationMs } from '../shared/duration.ts';
-import { FerryError } from '../shared/error.ts';
+import { FerryError, invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
 import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
 import { jsonDocument } from './output/json.ts';
@@ -17,26 +17,39 @@ import { formatTime, parseBytes } from './output/units.ts';
 import { renderVolume, renderVolumeList } from './output/volume.ts';
 
 const createMsMax = 60_000;
+/** An import copies the image, unless the file system can share its bytes. */
+const importMsMax = 1_800_000;
 
 /** Registers `ferry volume ...`. */
 export function registerVolume(program: Command, terminal: Terminal, _outcome: Outcome): void {
   const noun = program.command('volume').description('make, look at and export volumes');
 
   withCommonOptions(noun.command('create <name>'))
-    .description('create an empty volume on a host')
-    .requiredOption('--size <size>', 'for example 10GiB; a bare number is GiB')
+    .description('create a volume on a host: empty, or with the bytes of a disk image')
+    .option('--size <size>', 'for example 10GiB; a bare number is GiB (with --from: default its own)')
+    .option('--from <file>', 'raw disk image that it starts with; a path at the host, see below')
     .requiredOption('--host <name>', 'host that holds it')
-    .addHelpText('after', '\nExample: ferry volume create data --size 10GiB --host host-1')
-    .action(async (name: string, options: CommonOptions & { size: string; host: string }) => {
+    .addHelpText(
+      'after',
+      '\nThe agent of the host reads FILE, and only inside its import folder (its flag --import-dir): put the image there first. The image is\ncopied and stays as it is.\n\nExample: ferry volume create data --size 10GiB --host host-1\nExample: ferry volume create data --from old-server.img --host host-1',
+    )
+    .action(async (name: string, options: CommonOptions & { size?: string; from?: string; host: string }) => {
       const session = new Session(terminal, options);
+      const { size, from } = options;
+      if (size === undefined && from === undefined) {
+        throw invalidArgument('--size', 'is missing', 'a size such as "10GiB", or --from with a disk image');
+      }
+      if (from === '')
+        throw invalidArgument('--from', 'is empty', "the path of a disk image in the host's import folder");
       const request = {
         name: checkId('name', name, 'NAME'),
-        sizeBytes: parseBytes(options.size, '--size'),
+        sizeBytes: size === undefined ? 0n : parseBytes(size, '--size'),
         hostId: checkId('name', options.host, '--host'),
+        fromPath: from ?? '',
       };
-      const response = await session.call(
+      const response = await session.order(
         (call) => session.client(VolumeService).createVolume(request, call),
-        createMsMax,
+        from === undefined ? createMsMax : importMsMax,
       );
       if (session.json) terminal.out(jsonDocument(CreateVolumeResponseSchema, response));
       else terminal.out(renderVolume(present(response.volume)));
@@ -83,7 +96,7 @@ export function registerVolume(program: Command, terminal: Terminal, _outcome: O
     .action(async (id: string, options: CommonOptions) => {
       const session = new Session(terminal, options);
       const request = { volumeId: volumeId(id) };
-      const response = await session.call((call) => session.client(VolumeService).destroyVolume(request, call));
+      const response = await session.order((call) => session.client(VolumeService).destroyVolume(request, call));
       if (session.json) terminal.out(jsonDocument(DestroyVolumeResponseSchema, response));
       else session.line(`Volume ${id} is destroyed.`);
     });

@@ -1,83 +1,65 @@
 import {
+  DrainService,
   MigrationService,
-  type WatchMigrationResponse,
+  WatchDrainResponseSchema,
   WatchMigrationResponseSchema,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import type { Drain } from '../proto/gen/ferry/v1/drain_pb.ts';
 import { type Migration, MigrationState } from '../proto/gen/ferry/v1/migration_pb.ts';
-import { toFerryError } from '../shared/error.ts';
 import type { Session } from './context.ts';
-import { exitCodeOfMigration, exitCodes } from './output/errors.ts';
+import { follow } from './follow.ts';
+import { DrainView } from './output/drain-view.ts';
+import { exitCodeOfDrain, exitCodeOfMigration } from './output/errors.ts';
 import { jsonLine } from './output/json.ts';
 import { MigrationView } from './output/progress.ts';
 
-/** A watch is ended by the server after an hour; it is begun again before. */
-const watchMsMax = 3_000_000;
-/** How long a coordinator that went away is waited for. */
-const awayMsMax = 60_000;
-const retryMs = 500;
-
-/**
- * Follows a migration to its end (settled, moved back or parked) and answers the exit code. A coordinator that goes away
- * meanwhile is waited for. ctrl-C ends the watch, not the migration.
- */
-export async function watchMigration(
-  session: Session,
-  migrationId: string,
-  interrupted = session.terminal.interrupted(),
-): Promise<number> {
-  const { terminal } = session;
-  const client = session.client(MigrationService);
-  const view = new MigrationView(terminal);
+/** Follows a migration to its end (settled, moved back or parked) and answers the exit code. */
+export function watchMigration(session: Session, migrationId: string, interrupted?: AbortSignal): Promise<number> {
+  const view = new MigrationView(session.terminal);
   let latest: Migration | undefined;
-  let awaySinceMs: number | undefined;
-
-  while (!interrupted.aborted) {
-    try {
-      for await (const response of client.watchMigration(
-        { migrationId },
-        { timeoutMs: watchMsMax, signal: interrupted },
-      )) {
-        awaySinceMs = undefined;
+  return follow(
+    session,
+    {
+      stream: (options) => session.client(MigrationService).watchMigration({ migrationId }, options),
+      show: (response) => {
         latest = response.migration ?? latest;
-        show(session, view, response);
-      }
-      if (latest !== undefined && isOver(latest)) {
-        view.finish();
+        if (session.json) session.terminal.out(jsonLine(WatchMigrationResponseSchema, response));
+        else if (response.migration !== undefined) view.show(response.migration);
+      },
+      // A Machine that has moved is followed until its source has settled, too.
+      exitCode: (streamEnded) => {
+        if (!streamEnded || latest === undefined || latest.state === MigrationState.RUNNING) return undefined;
         return exitCodeOfMigration(latest.state);
-      }
-    } catch (thrown) {
-      if (interrupted.aborted) break;
-      const { reason } = toFerryError(thrown);
-      if (reason !== 'unreachable' && reason !== 'deadline' && reason !== 'cancelled') throw session.typed(thrown);
-      const nowMs = terminal.clock.monotonicMs();
-      if (awaySinceMs === undefined) {
-        awaySinceMs = nowMs;
-        view.finish();
-        if (reason !== 'deadline') {
-          terminal.err(`ferry: the coordinator at ${session.coordinator} went away; the hosts go on, waiting for it\n`);
-        }
-      }
-      if (nowMs - awaySinceMs > awayMsMax) throw session.typed(thrown);
-    }
-    await terminal.clock.sleep(retryMs, interrupted).catch(() => undefined);
-  }
-  view.finish();
-  terminal.err(farewell(migrationId, latest));
-  return exitCodes.interrupted;
+      },
+      finish: () => view.finish(),
+      farewell: () => migrationFarewell(migrationId, latest),
+    },
+    interrupted,
+  );
 }
 
-function show(session: Session, view: MigrationView, response: WatchMigrationResponse): void {
-  if (session.json) session.terminal.out(jsonLine(WatchMigrationResponseSchema, response));
-  else if (response.migration !== undefined) view.show(response.migration);
+/** Follows a drain until it is done, blocked or cancelled, and answers the exit code. `which`: a drain ID, or a host. */
+export function watchDrain(session: Session, which: string, interrupted?: AbortSignal): Promise<number> {
+  const view = new DrainView(session.terminal);
+  let latest: Drain | undefined;
+  return follow(
+    session,
+    {
+      stream: (options) => session.client(DrainService).watchDrain({ drainId: latest?.id ?? which }, options),
+      show: (response) => {
+        latest = response.drain ?? latest;
+        if (session.json) session.terminal.out(jsonLine(WatchDrainResponseSchema, response));
+        else if (response.drain !== undefined) view.show(response.drain);
+      },
+      exitCode: () => (latest === undefined ? undefined : exitCodeOfDrain(latest.state)),
+      finish: () => view.finish(),
+      farewell: () => drainFarewell(latest?.id ?? which),
+    },
+    interrupted,
+  );
 }
 
-/** Whether nothing more comes. */
-function isOver(migration: Migration): boolean {
-  return migration.state !== MigrationState.RUNNING;
-}
-
-/** What ctrl-C answers: nothing was stopped, and how to go on. */
-function farewell(migrationId: string, latest: Migration | undefined): string {
+function migrationFarewell(migrationId: string, latest: Migration | undefined): string {
   if (latest?.state === MigrationState.MOVED) {
     return `\nThe Machine has moved; its source settles by itself. To see it: ferry migration status ${migrationId}\n`;
   }
@@ -85,5 +67,14 @@ function farewell(migrationId: string, latest: Migration | undefined): string {
     `\nThe migration goes on by itself.\n` +
     `  to follow it again: ferry migration watch ${migrationId}\n` +
     `  to cancel it:       ferry migration cancel ${migrationId}\n`
+  );
+}
+
+function drainFarewell(which: string): string {
+  return (
+    `\nThe drain goes on by itself.\n` +
+    `  to follow it again:        ferry drain watch ${which}\n` +
+    `  to begin no further moves: ferry drain pause ${which}\n` +
+    `  to end it:                 ferry drain cancel ${which}\n`
   );
 }

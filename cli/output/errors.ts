@@ -1,3 +1,4 @@
+import { DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { FerryError } from '../../shared/error.ts';
 
@@ -13,9 +14,11 @@ export function exitCodeOf(error: FerryError): number {
     case 'unreachable':
     case 'host_unreachable':
     case 'deadline':
+    case 'store_unreachable':
       return exitCodes.unreachable;
     case 'permit_refused':
     case 'no_permit':
+    case 'rebuilding':
       return exitCodes.blocked;
     default:
       return error.disposition === 'park' ? exitCodes.blocked : exitCodes.failed;
@@ -26,6 +29,20 @@ export function exitCodeOf(error: FerryError): number {
 export function exitCodeOfMigration(state: MigrationState): number {
   if (state === MigrationState.MOVED) return exitCodes.done;
   return state === MigrationState.PARKED ? exitCodes.blocked : exitCodes.failed;
+}
+
+/** The exit code of a drain that a command waited for; undefined while it goes on. */
+export function exitCodeOfDrain(state: DrainState): number | undefined {
+  switch (state) {
+    case DrainState.DONE:
+      return exitCodes.done;
+    case DrainState.BLOCKED:
+      return exitCodes.blocked;
+    case DrainState.CANCELLED:
+      return exitCodes.failed;
+    default:
+      return undefined;
+  }
 }
 
 /** What was wrong, what was expected, what to do next; for people, or as one JSON document. */

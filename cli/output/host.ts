@@ -1,12 +1,28 @@
-import type { Host } from '../../proto/gen/ferry/v1/host_pb.ts';
+import type { CopyLimits, Host } from '../../proto/gen/ferry/v1/host_pb.ts';
 import { HostStatus, type Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { renderMachineList } from './machine.ts';
 import { keyValues, table } from './table.ts';
-import { formatBytes, formatTime, word } from './units.ts';
+import { formatBytes, formatRate, formatTime, word } from './units.ts';
 
-/** "ok", "ok, cordoned", "unreachable", ... */
+/** "ok", "ok, cordoned", "unreachable, draining", ... */
 function statusOf(host: Host): string {
-  return `${word(HostStatus, host.status)}${host.cordoned ? ', cordoned' : ''}`;
+  const words = [word(HostStatus, host.status)];
+  if (host.drainId !== '') words.push('draining');
+  else if (host.cordoned) words.push('cordoned');
+  return words.join(', ');
+}
+
+/** "out 50.0 MiB/s, in unlimited"; empty without limits. */
+export function limitsText(limits: CopyLimits | undefined): string {
+  const { sendBytesPerSecond = 0n, receiveBytesPerSecond = 0n } = limits ?? {};
+  if (sendBytesPerSecond === 0n && receiveBytesPerSecond === 0n) return '';
+  return `out ${formatRate(sendBytesPerSecond)}, in ${formatRate(receiveBytesPerSecond)}`;
+}
+
+/** Why it is not well; else the first of its notes. */
+function infoOf({ reason, notes }: Host): string {
+  if (reason !== '' || notes.length === 0) return reason;
+  return notes.length === 1 ? notes[0]! : `${notes[0]} (and ${notes.length - 1} more: ferry host status)`;
 }
 
 /** `host list`. */
@@ -18,12 +34,27 @@ export function renderHostList(hosts: readonly Host[]): string {
     host.region,
     String(host.machineCount),
     host.capacity === undefined ? '' : formatBytes(host.capacity.volumeFreeBytes),
+    limitsText(host.copyLimits),
     host.address,
+    host.dnsAddress,
     host.agentVersion,
     formatTime(host.lastHeartbeatAt),
-    host.reason,
+    infoOf(host),
   ]);
-  return table(['Host', 'Status', 'Region', 'Machines', 'Free', 'Address', 'Version', 'Last heartbeat', 'Info'], rows);
+  const headers = [
+    'Host',
+    'Status',
+    'Region',
+    'Machines',
+    'Free',
+    'Copy limits',
+    'Address',
+    'DNS',
+    'Version',
+    'Last heartbeat',
+    'Info',
+  ];
+  return table(headers, rows);
 }
 
 /** `host status`. */
@@ -35,16 +66,21 @@ export function renderHostStatus(host: Host, machines: readonly Machine[]): stri
     ['Address', host.address],
     ['Version', host.agentVersion],
     ['Last heartbeat', formatTime(host.lastHeartbeatAt)],
+    ['DNS', host.dnsAddress || 'none'],
     ['Capabilities', host.capabilities.join(', ')],
+    ['Copy limits', limitsText(host.copyLimits) || 'none'],
   ];
+  if (host.drainId !== '') pairs.push(['Drain', `${host.drainId} (ferry drain status ${host.drainId})`]);
   if (host.capacity !== undefined) {
-    const { cpus, memoryMb, memoryUsedMb, volumeFreeBytes } = host.capacity;
+    const { cpus, cpusUsed, memoryMb, memoryUsedMb, volumeFreeBytes, volumeTotalBytes } = host.capacity;
+    const total = volumeTotalBytes === 0n ? '' : ` of ${formatBytes(volumeTotalBytes)}`;
     pairs.push(
-      ['vCPUs', String(cpus)],
+      ['vCPUs', `${cpusUsed} of ${cpus} promised`],
       ['Memory', `${memoryUsedMb} of ${memoryMb} MiB promised`],
-      ['Free', formatBytes(volumeFreeBytes)],
+      ['Free', `${formatBytes(volumeFreeBytes)}${total} for volumes`],
     );
   }
   if (host.reason !== '') pairs.push(['Reason', host.reason]);
-  return `Host: ${host.id}\n\n${keyValues(pairs)}\nMachines\n${renderMachineList(machines)}`;
+  const notes = host.notes.length === 0 ? '' : `\nNotes\n${host.notes.map((note) => `  - ${note}\n`).join('')}`;
+  return `Host: ${host.id}\n\n${keyValues(pairs)}${notes}\nMachines\n${renderMachineList(machines)}`;
 }

@@ -1,5 +1,5 @@
 import type { ExplainLockResponse, HostPermit } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
-import type { NetworkLock } from '../../proto/gen/ferry/v1/lock_pb.ts';
+import type { LockWaiter, NetworkLock } from '../../proto/gen/ferry/v1/lock_pb.ts';
 import { keyValues, table } from './table.ts';
 import { formatTime } from './units.ts';
 
@@ -13,10 +13,17 @@ export function renderLockList(locks: readonly NetworkLock[]): string {
     `${lock.source} -> ${lock.destination}`,
     lock.step,
     formatTime(lock.since),
-    String(lock.waiters.length),
+    waitersOf(lock.waiters),
     lock.waitingFor,
   ]);
   return table(['Network', 'Held by', 'Machine', 'Move', 'Step', 'Since', 'Waiters', 'Info'], rows);
+}
+
+/** "2 (next: mig_..., priority 5)". */
+function waitersOf(waiters: readonly LockWaiter[]): string {
+  const next = waiters[0];
+  if (next === undefined) return '0';
+  return `${waiters.length} (next: ${next.migrationId}${next.priority === 0 ? '' : `, priority ${next.priority}`})`;
 }
 
 /** What a host promised, or why nobody knows. */
@@ -41,8 +48,14 @@ export function renderLockExplanation(network: string, { lock, permits, explanat
       ['Frees when', lock.freesWhen],
     ])}`;
     if (lock.waiters.length > 0) {
-      const rows = lock.waiters.map((waiter) => [waiter.migrationId, waiter.machineId, formatTime(waiter.since)]);
-      text += `\nWaiting in line\n${table(['Migration', 'Machine', 'Since'], rows)}`;
+      const rows = lock.waiters.map((waiter, index) => [
+        String(index + 1),
+        waiter.migrationId,
+        waiter.machineId,
+        String(waiter.priority),
+        formatTime(waiter.since),
+      ]);
+      text += `\nWaiting in line\n${table(['#', 'Migration', 'Machine', 'Priority', 'Since'], rows)}`;
     }
   }
   if (permits.length > 0) {

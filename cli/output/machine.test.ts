@@ -44,7 +44,7 @@ tcp   critical  2026-11-22T11:00:09.100+01:00  refused
 Event Logs
 STATE    EVENT   SOURCE  TIMESTAMP                      INFO
 started  start   agent   2026-11-22T11:00:06.100+01:00
-created  launch  agent   2026-11-22T11:00:06.000+01:00  migrated=true,from=host-1,to=host-2,volume=vol_aaaaaaaaaaaaaaaa->vol_0123456789abcdef,downtime=1.234s
+created  launch  agent   2026-11-22T11:00:06.000+01:00  migrated=true,from=host-1,to=host-2,volume=vol_aaaaaaaaaaaaaaaa->vol_0123456789abcdef,downtime=1.234s,exit=0.100s,copied=0.800s,verified=0.200s,started=0.034s,healthy=0.100s,write_stall=0.012s,reason=maintenance,by=alice,drain=drn_01J08P60K8NK33K9P5MQ5M4QN8
 stopped  exit    agent   2026-11-22T11:00:05.000+01:00  exit_code=0,oom_killed=false,requested_stop=true
 started  start   agent   2026-11-22T11:00:00.120+01:00
 created  launch  user    2026-11-22T11:00:00.000+01:00

@@ -39,15 +39,35 @@ export function eventInfo(event: MachineEvent): string {
   if (move?.migrated) {
     info.push('migrated=true', `from=${move.sourceHost}`, `to=${move.destinationHost}`);
     if (move.destinationVolumeId !== '') info.push(`volume=${move.sourceVolumeId}->${move.destinationVolumeId}`);
-    if (move.downtime !== undefined) info.push(`downtime=${seconds(move.downtime.totalMs)}`);
+    if (move.downtime !== undefined) info.push(...downtimeInfo(move.downtime));
+    if (move.moveReason !== '') info.push(`reason=${move.moveReason}`);
+    if (move.orderedBy !== '') info.push(`by=${move.orderedBy}`);
+    if (move.drainId !== '') info.push(`drain=${move.drainId}`);
   }
   if (event.restartCount > 0) info.push(`restart_count=${event.restartCount}`);
   if (event.message !== '') info.push(info.length > 0 ? `(${event.message})` : event.message);
   return info.join(',').replaceAll(',(', ' (');
 }
 
-/** The downtime of a move, split, one part a line. */
+/** The downtime of a move in an event's INFO: the total, then what it was made of. */
+function downtimeInfo(downtime: Downtime): string[] {
+  const parts: [string, bigint][] = [
+    ['downtime', downtime.totalMs],
+    ['exit', downtime.signalToExitMs],
+    ['copied', downtime.exitToCopiedMs],
+    ['verified', downtime.copiedToVerifiedMs],
+    ['started', downtime.verifiedToStartedMs],
+    ['healthy', downtime.startedToHealthyMs],
+  ];
+  if (downtime.longestWriteStallMs > 0n) parts.push(['write_stall', downtime.longestWriteStallMs]);
+  return parts.map(([name, ms]) => `${name}=${seconds(ms)}`);
+}
+
+/** The downtime of a move, split, one part a line; and what its snapshots cost before. */
 export function downtimeLines(downtime: Downtime): string {
+  const { longestWriteStallMs } = downtime;
+  const stall: [string, string][] =
+    longestWriteStallMs > 0n ? [['longest write stall before', seconds(longestWriteStallMs)]] : [];
   return keyValues([
     ['signal -> exit', seconds(downtime.signalToExitMs)],
     ['exit -> copied', seconds(downtime.exitToCopiedMs)],
@@ -55,6 +75,7 @@ export function downtimeLines(downtime: Downtime): string {
     ['verified -> started', seconds(downtime.verifiedToStartedMs)],
     ['started -> healthy', seconds(downtime.startedToHealthyMs)],
     ['total', seconds(downtime.totalMs)],
+    ...stall,
   ]);
 }
 

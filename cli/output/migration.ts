@@ -3,14 +3,48 @@ import {
   type Migration,
   MigrationState,
   MigrationStep,
+  MigrationStrategy,
+  MoveReason,
   type StepReport,
 } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { downtimeLines } from './machine.ts';
+import { renderPrecopy } from './precopy.ts';
 import { keyValues, table } from './table.ts';
 import { betweenMs, formatBytes, formatLeft, formatMs, formatTime, word } from './units.ts';
+import { waitText } from './wait.ts';
 
-/** Number of the last step. */
-const stepsTotal = MigrationStep.SETTLE;
+/** The steps in the order in which they are taken; each one's place is its number. */
+const stepOrder: readonly MigrationStep[] = [
+  MigrationStep.PLAN,
+  MigrationStep.PREPARE,
+  MigrationStep.PRECOPY,
+  MigrationStep.LOCK,
+  MigrationStep.STOP,
+  MigrationStep.FORK,
+  MigrationStep.RELINQUISH,
+  MigrationStep.ACCEPT,
+  MigrationStep.START,
+  MigrationStep.RELEASE,
+  MigrationStep.SETTLE,
+];
+
+/** "[ 4/10] stop      ". */
+export function stepLabel(step: MigrationStep): string {
+  const number = String(Math.max(0, stepOrder.indexOf(step))).padStart(2);
+  return `[${number}/${stepOrder.length - 1}] ${word(MigrationStep, step).padEnd(10)}`;
+}
+
+/** "maintenance, ordered by alice", "ordered by alice", ...; empty when nobody said anything. */
+export function orderText(reason: MoveReason, orderedBy: string): string {
+  const parts = reason === MoveReason.UNSPECIFIED ? [] : [word(MoveReason, reason)];
+  if (orderedBy !== '') parts.push(`ordered by ${orderedBy}`);
+  return parts.join(', ');
+}
+
+/** What a migration waits for, in words, with kind and time where known; empty when for nothing. */
+function waitingFor({ waitingFor, wait }: Migration): string {
+  return wait === undefined ? waitingFor : waitText(wait, waitingFor || wait.message);
+}
 
 /** "moved", "moved back", ... */
 export function migrationState(migration: Migration): string {
@@ -21,8 +55,7 @@ export function migrationState(migration: Migration): string {
 export function stepLine(step: StepReport): string {
   const tookMs = betweenMs(step.startedAt, step.endedAt);
   const took = tookMs === undefined ? '...' : formatMs(tookMs);
-  const number = String(step.step).padStart(2);
-  return `[${number}/${stepsTotal}] ${word(MigrationStep, step.step).padEnd(10)} ${took.padStart(9)}  ${step.message}`.trimEnd();
+  return `${stepLabel(step.step)} ${took.padStart(9)}  ${step.message}`.trimEnd();
 }
 
 /** "512.0 MiB of 1.0 GiB (50 %), 100.0 MiB/s, 0:05 left". */
@@ -75,6 +108,11 @@ export function renderOutcome(migration: Migration): string {
   return text;
 }
 
+/** "precopy" or "cold". */
+function strategyOf(strategy: MigrationStrategy): string {
+  return strategy === MigrationStrategy.UNSPECIFIED ? 'precopy' : word(MigrationStrategy, strategy);
+}
+
 /** `migration status`. */
 export function renderMigrationStatus(migration: Migration): string {
   const pairs: [string, string][] = [
@@ -82,6 +120,7 @@ export function renderMigrationStatus(migration: Migration): string {
     ['Network', migration.network],
     ['From', migration.source],
     ['To', migration.destination],
+    ['Strategy', strategyOf(migration.strategy)],
     ['Started', formatTime(migration.createdAt)],
     ['Ended', formatTime(migration.endedAt)],
     ['Step', word(MigrationStep, migration.step)],
@@ -89,7 +128,13 @@ export function renderMigrationStatus(migration: Migration): string {
     ['Lock', migration.holdsLock ? `held (fence ${migration.fence})` : 'not held'],
     ['Settled', migration.settled ? 'yes' : 'no'],
   ];
-  if (migration.waitingFor !== '') pairs.push(['Waiting for', migration.waitingFor]);
+  const order = orderText(migration.moveReason, migration.orderedBy);
+  if (order !== '') pairs.push(['Why', order]);
+  if (migration.drainId !== '') pairs.push(['Drain', migration.drainId]);
+  if (migration.priority !== 0) pairs.push(['Priority', String(migration.priority)]);
+  if (migration.driver !== '') pairs.push(['Driven by', `${migration.driver} (term ${migration.term})`]);
+  const waits = waitingFor(migration);
+  if (waits !== '') pairs.push(['Waiting for', waits]);
   if (migration.cancelRequested) pairs.push(['Cancel', 'asked for']);
   if (migration.failure !== '') pairs.push(['Last failure', migration.failure]);
   if (migration.destinationVolumeId !== '') pairs.push(['New volume', migration.destinationVolumeId]);
@@ -97,7 +142,9 @@ export function renderMigrationStatus(migration: Migration): string {
   if (migration.progress !== undefined) pairs.push(['Copy', copyText(migration.progress)]);
   const steps = migration.steps.map((step) => `  ${stepLine(step)}\n`).join('');
   const head = `Migration ID: ${migration.id}\nState: ${migrationState(migration)}\n\n${keyValues(pairs)}`;
-  return `${head}\nSteps\n${steps}\n${renderOutcome(migration)}`;
+  const { precopy, downtimeBudgetMs } = migration;
+  const copied = precopy === undefined ? '' : `\n${renderPrecopy(precopy, downtimeBudgetMs)}`;
+  return `${head}\nSteps\n${steps}${copied}\n${renderOutcome(migration)}`;
 }
 
 /** `migration list`. */
@@ -112,7 +159,7 @@ export function renderMigrationList(migrations: readonly Migration[]): string {
     migration.destination,
     migration.downtime === undefined ? '' : formatMs(migration.downtime.totalMs),
     formatTime(migration.createdAt),
-    migration.waitingFor || migration.reason,
+    migration.waitingFor || migration.wait?.message || migration.reason,
   ]);
   return table(['ID', 'Machine', 'State', 'Step', 'From', 'To', 'Downtime', 'Started', 'Info'], rows);
 }

@@ -1,12 +1,21 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { expect, test } from 'vitest';
-import { MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
-import { copyingMigration, FakeTerminal, movedMigration } from '../fake-coordinator.fixture.ts';
+import {
+  MigrationState,
+  MigrationStep,
+  MoveReason,
+  PrecopyReportSchema,
+  StepReportSchema,
+  WaitSchema,
+} from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { at, copyingMigration, FakeTerminal, movedMigration } from '../fake-coordinator.fixture.ts';
 import { renderMigrationStatus, renderOutcome } from './migration.ts';
 import { bar, MigrationView } from './progress.ts';
 
 const steps = `Migration mig_01J08P60K8NK33K9P5MQ5M4QN8: Machine d8dd625fed5568 from host-1 to host-2
-[ 1/10] plan            3 ms  claimed
-[ 2/10] prepare        47 ms  host-2 is ready
+[ 0/10] plan            3 ms  claimed
+[ 1/10] prepare        47 ms  host-2 is ready
 [ 3/10] lock           20 ms  network default, fence 1
 [ 4/10] stop         1.100 s  stopped
 `;
@@ -49,6 +58,47 @@ test('plain lines: what is waited for, once', () => {
     '        waiting for the permit of host-3',
     '',
   ]);
+});
+
+const rounds = create(PrecopyReportSchema, {
+  mode: 'snapshots',
+  modeReason: 'the volumes of host-1 share blocks',
+  rounds: [
+    { number: 1, changedBytes: 1n << 30n, bytesTransferred: 1n << 30n, durationMs: 10_200n, snapshotMs: 8n },
+    { number: 2, changedBytes: 12n << 20n, bytesTransferred: 13n << 20n, durationMs: 110n },
+  ],
+  predictedFinalMs: 40n,
+});
+
+test('copy of the running Machine: its mode once, each round once, why it ended', () => {
+  const terminal = new FakeTerminal();
+  const view = new MigrationView(terminal);
+  const before = copyingMigration().steps.slice(0, 2);
+  const precopy = create(StepReportSchema, { step: MigrationStep.PRECOPY, startedAt: at(50) });
+  const running = copyingMigration({ step: MigrationStep.PRECOPY, steps: [...before, precopy], waitingFor: '' });
+  view.show({ ...running, precopy: { ...rounds, rounds: rounds.rounds.slice(0, 1) } });
+  view.show({ ...running, precopy: rounds });
+  const ended = { ...precopy, endedAt: at(11_050), message: '2 rounds' };
+  const over = { ...rounds, ended: 'fits', endedReason: '3.0 MiB are left' };
+  view.show({ ...running, step: MigrationStep.LOCK, steps: [...before, ended], precopy: over });
+  expect(terminal.stdout.split('\n').slice(3)).toEqual([
+    '        snapshots: the volumes of host-1 share blocks',
+    '        round 1: 1.0 GiB of data, 1.0 GiB sent in 10.200 s, snapshot 8 ms',
+    `        ${copy}`,
+    '        round 2: 12.0 MiB had changed, 13.0 MiB sent in 110 ms',
+    `        ${copy}`,
+    '        fits: 3.0 MiB are left',
+    '[ 2/10] precopy     11.000 s  2 rounds',
+    '',
+  ]);
+});
+
+test('on a terminal a wait shows how long it has lasted', () => {
+  const terminal = new FakeTerminal(true);
+  const since = timestampFromMs(terminal.clock.nowMs() - 65_000);
+  const wait = create(WaitSchema, { kind: 'lock', subject: 'default', message: 'network default', since });
+  new MigrationView(terminal).show(copyingMigration({ step: MigrationStep.LOCK, steps: [], waitingFor: '', wait }));
+  expect(terminal.stdout).toContain('[ 3/10] lock       network default (1:05)');
 });
 
 test('a step that never ended is shown when the migration has', () => {
@@ -97,6 +147,43 @@ test.each([
 
 test('different roots are shouted', () => {
   expect(renderOutcome(movedMigration({ destinationRoot: 'bb22' }))).toContain('Roots (DIFFERENT)');
+});
+
+test('migration status: why, for whom, what it waits for since when, and the rounds', () => {
+  process.env.TZ = 'UTC';
+  const wait = create(WaitSchema, { kind: 'permit', subject: 'host-3', message: 'host-3', since: at(1170) });
+  const text = renderMigrationStatus(
+    copyingMigration({
+      moveReason: MoveReason.FAILING,
+      orderedBy: 'alice',
+      drainId: 'drn_X',
+      priority: 5,
+      driver: 'coordinator-1',
+      waitingFor: 'the permit of host-3',
+      wait,
+      downtimeBudgetMs: 300n,
+      precopy: { ...rounds, ended: 'not_shrinking', finalBytes: 3n << 20n, baseRoot: 'aa11' },
+    }),
+  );
+  expect(text).toContain('  Strategy    = precopy\n');
+  expect(text).toContain('  Why         = failing, ordered by alice\n  Drain       = drn_X\n  Priority    = 5\n');
+  expect(text).toContain('  Driven by   = coordinator-1 (term 1)\n');
+  expect(text).toContain('= the permit of host-3 (permit, since 2026-11-22T10:00:01.170+00:00)\n');
+  expect(text).toContain(`Copy of the running Machine
+  Mode       = snapshots: the volumes of host-1 share blocks
+  Began with = the copy kept at the destination, root aa11
+  Ended      = not_shrinking: the rounds stopped shrinking
+  Last copy  = 3.0 MiB, predicted 40 ms, budget 300 ms
+ROUND  CHANGED   SENT      TIME      SNAPSHOT
+1      1.0 GiB   1.0 GiB   10.200 s  8 ms
+2      12.0 MiB  13.0 MiB  110 ms    0 ms
+`);
+});
+
+test('the downtime names the longest write stall before the stop', () => {
+  const migration = movedMigration();
+  migration.downtime!.longestWriteStallMs = 12n;
+  expect(renderOutcome(migration)).toContain('  longest write stall before = 0.012s\n');
 });
 
 test('migration status', () => {

@@ -1,16 +1,23 @@
+import { type Timestamp, timestampMs } from '@bufbuild/protobuf/wkt';
 import {
   type CopyProgress,
   type Migration,
   MigrationState,
   MigrationStep,
+  type PrecopyReport,
 } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Terminal } from '../context.ts';
-import { copyPercent, copyText, renderOutcome, stepLine } from './migration.ts';
-import { word } from './units.ts';
+import { copyPercent, copyText, renderOutcome, stepLabel, stepLine } from './migration.ts';
+import { endingText, roundLine } from './precopy.ts';
+import { formatLeft } from './units.ts';
 
 const barWidth = 24;
 const plainStepPercent = 10;
 const clearLine = '\r\x1b[2K';
+/** What belongs to a step stands under its name. */
+const indent = ' '.repeat(8);
+
+type ViewTerminal = Pick<Terminal, 'out' | 'isTerminal' | 'columns' | 'clock'>;
 
 /** "[=====>    ]", filled to `percent`. */
 export function bar(percent: number): string {
@@ -24,15 +31,18 @@ export function bar(percent: number): string {
  * is written over and over with a bar; elsewhere a plain line for each thing waited for and each tenth of the copy.
  */
 export class MigrationView {
-  readonly #terminal: Pick<Terminal, 'out' | 'isTerminal' | 'columns'>;
+  readonly #terminal: ViewTerminal;
   #headShown = false;
   #stepsShown = 0;
+  #modeShown = false;
+  #roundsShown = 0;
+  #endingShown = false;
   #lastWait = '';
   #lastCopy = '';
   #lastState: MigrationState = MigrationState.RUNNING;
   #live = false;
 
-  constructor(terminal: Pick<Terminal, 'out' | 'isTerminal' | 'columns'>) {
+  constructor(terminal: ViewTerminal) {
     this.#terminal = terminal;
   }
 
@@ -42,6 +52,7 @@ export class MigrationView {
     if (!this.#headShown) this.#line(`Migration ${id}: Machine ${machineId} from ${source} to ${destination}`);
     this.#headShown = true;
     for (const step of steps.slice(this.#stepsShown)) {
+      if (step.step === MigrationStep.PRECOPY) this.#rounds(migration.precopy);
       // The current step is shown once it has ended; one that never will is shown with those after it.
       if (step.endedAt === undefined && step === steps.at(-1) && this.#mayStillEnd(migration)) break;
       this.#line(stepLine(step));
@@ -58,6 +69,20 @@ export class MigrationView {
     this.#live = false;
   }
 
+  /** The rounds of the copy that a running Machine is given, each once it has ended. */
+  #rounds(report: PrecopyReport | undefined): void {
+    if (report === undefined) return;
+    if (!this.#modeShown && report.mode !== '') {
+      const why = report.modeReason === '' ? '' : `: ${report.modeReason}`;
+      this.#line(`${indent}${report.mode}${why}`);
+      this.#modeShown = true;
+    }
+    for (const round of report.rounds.slice(this.#roundsShown)) this.#line(`${indent}${roundLine(round)}`);
+    this.#roundsShown = Math.max(this.#roundsShown, report.rounds.length);
+    if (report.ended !== '' && !this.#endingShown) this.#line(`${indent}${endingText(report)}`);
+    this.#endingShown ||= report.ended !== '';
+  }
+
   #mayStillEnd({ state, settled }: Migration): boolean {
     return state === MigrationState.RUNNING || (state === MigrationState.MOVED && !settled);
   }
@@ -68,28 +93,35 @@ export class MigrationView {
   }
 
   #running(migration: Migration): void {
-    const { step, waitingFor, attempt } = migration;
-    const copy = step === MigrationStep.FORK ? migration.progress : undefined;
+    const { step, attempt, wait } = migration;
+    const waitingFor = migration.waitingFor || (wait?.message ?? '');
+    const copies = step === MigrationStep.FORK || step === MigrationStep.PRECOPY;
+    const copy = copies ? migration.progress : undefined;
     if (this.#terminal.isTerminal) {
       const parts = copy === undefined ? [] : [bar(copyPercent(copy)), copyText(copy)];
       if (copy === undefined || attempt > 1) parts.push(waitingFor);
-      const number = String(step).padStart(2);
-      const text = `[${number}/${MigrationStep.SETTLE}] ${word(MigrationStep, step).padEnd(10)} ${parts.join(' ')}`;
+      if (copy === undefined && wait?.since !== undefined) parts.push(`(${this.#elapsed(wait.since)})`);
+      const text = `${stepLabel(step)} ${parts.join(' ')}`;
       this.#terminal.out(clearLine + text.slice(0, Math.max(20, this.#terminal.columns() - 1)));
       this.#live = true;
       return;
     }
-    if (waitingFor !== '' && waitingFor !== this.#lastWait) this.#line(`        waiting for ${waitingFor}`);
+    if (waitingFor !== '' && waitingFor !== this.#lastWait) this.#line(`${indent}waiting for ${waitingFor}`);
     this.#lastWait = waitingFor;
     if (copy !== undefined) this.#plainCopy(copy);
   }
 
+  /** Time that something has lasted, by this machine's clock. */
+  #elapsed(since: Timestamp): string {
+    return formatLeft(Math.max(0, this.#terminal.clock.nowMs() - timestampMs(since)));
+  }
+
   #plainCopy(progress: CopyProgress): void {
     const tenth = Math.floor(copyPercent(progress) / plainStepPercent);
-    const now = `${progress.phase} ${tenth}`;
+    const now = `${this.#roundsShown} ${progress.phase} ${tenth}`;
     if (now === this.#lastCopy) return;
     this.#lastCopy = now;
-    this.#line(`        ${copyText(progress)}`);
+    this.#line(`${indent}${copyText(progress)}`);
   }
 
   #outcome(migration: Migration): void {

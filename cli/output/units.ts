@@ -29,11 +29,40 @@ export function parseBytes(text: string, field: string): bigint {
   return BigInt(bytes);
 }
 
+/** Reads "50MB", "1GiB/s" or "off"; answers bytes a second, 0 for no limit. Throws invalid_argument. */
+export function parseRate(text: string, field: string): bigint {
+  if (text === 'off') return 0n;
+  const amount = text.trim().replace(/\/s$/i, '');
+  // A bare number of GiB, as sizes have it, would be a surprising rate.
+  if (/[a-z]$/i.test(amount)) {
+    try {
+      return parseBytes(amount, field);
+    } catch {
+      // The error below says what a rate looks like.
+    }
+  }
+  throw invalidArgument(field, `is ${JSON.stringify(text)}`, 'bytes a second, such as "50MB" or "1GiB", or "off"');
+}
+
+/** "100.0 MiB/s"; "unlimited" for 0. */
+export function formatRate(bytesPerSecond: bigint): string {
+  return bytesPerSecond === 0n ? 'unlimited' : `${formatBytes(bytesPerSecond)}/s`;
+}
+
 /** Milliseconds as "12 ms", "1.234 s" or "3 min 05 s". */
 export function formatMs(ms: bigint | number): string {
   const value = Math.round(Number(ms));
   if (value < 1000) return `${value} ms`;
   if (value < 120_000) return `${(value / 1000).toFixed(3)} s`;
+  const seconds = Math.round(value / 1000);
+  return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, '0')} s`;
+}
+
+/** A predicted time, no finer than it deserves: "450 ms", "12.3 s" or "3 min 05 s". */
+export function formatRoughMs(ms: bigint | number): string {
+  const value = Number(ms);
+  if (value < 1000) return `${Math.round(value)} ms`;
+  if (value < 59_950) return `${(value / 1000).toFixed(1)} s`;
   const seconds = Math.round(value / 1000);
   return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, '0')} s`;
 }
@@ -45,6 +74,11 @@ export function formatLeft(ms: bigint | number): string {
   const hours = Math.floor(seconds / 3600);
   const minutes = Math.floor((seconds % 3600) / 60);
   return hours > 0 ? `${hours}:${two(minutes)}:${two(seconds % 60)}` : `${minutes}:${two(seconds % 60)}`;
+}
+
+/** "1 Machine", "3 Machines". */
+export function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }
 
 /** RFC 3339 in local time with milliseconds, for example "2026-11-22T21:56:03.120+01:00"; "" when unset. */

@@ -35,6 +35,7 @@ async function ferry(...args: string[]): Promise<Ran> {
     },
     isTerminal: false,
     columns: () => 80,
+    rows: () => 24,
     env: { FERRY_COORDINATOR: cluster.coordinator },
     clock: systemClock,
     interrupted: () => new AbortController().signal,
