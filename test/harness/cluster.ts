@@ -41,6 +41,8 @@ export interface TestClusterOptions {
   readonly store?: 'sqlite' | 'redis';
   /** Hosts whose data is on an XFS of so many MiB, which can share blocks, on a loop device; needs root. */
   readonly xfsMib?: Readonly<Record<string, number>>;
+  /** Environment of the agents, besides the test's own. */
+  readonly agentEnv?: Readonly<Record<string, string>>;
   /** Where the data goes; a folder in the system's temporary one by default. */
   readonly root?: string;
   /** Runs before the daemons start; `dir` gets a folder for each, named as the daemon. Mounts below it are undone at the end. */
@@ -53,6 +55,7 @@ const coordinatorNames = (count: number) =>
 
 interface Daemon {
   readonly args: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
   child: ChildProcess | null;
 }
 
@@ -88,7 +91,11 @@ export class TestCluster implements AsyncDisposable {
       cluster.#coordinators.set(name, address);
       const own = ['--data-dir', join(dir, name), '--listen', address, '--heartbeat-interval', '500ms'];
       const store = cluster.#redis === null ? [] : ['--store', cluster.#redis.url(name)];
-      cluster.#daemons.set(name, { args: ['coordinator', ...own, ...store, ...flags(coordinatorFlags)], child: null });
+      cluster.#daemons.set(name, {
+        args: ['coordinator', ...own, ...store, ...flags(coordinatorFlags)],
+        env: {},
+        child: null,
+      });
     }
     for (const host of hosts) {
       const address = `127.0.0.1:${await freePort()}`;
@@ -105,6 +112,7 @@ export class TestCluster implements AsyncDisposable {
       ];
       cluster.#daemons.set(host, {
         args: ['agent', ...own, ...flags(typeof agentFlags === 'function' ? agentFlags(host) : agentFlags)],
+        env: options.agentEnv ?? {},
         child: null,
       });
     }
@@ -198,7 +206,11 @@ export class TestCluster implements AsyncDisposable {
     const daemon = this.#daemons.get(name)!;
     mkdirSync(this.dir, { recursive: true });
     const log = openSync(join(this.dir, `${name}.log`), 'a', 0o600);
-    daemon.child = spawn(process.execPath, [entry, ...daemon.args], { detached: true, stdio: ['ignore', log, log] });
+    daemon.child = spawn(process.execPath, [entry, ...daemon.args], {
+      detached: true,
+      stdio: ['ignore', log, log],
+      env: { ...process.env, ...daemon.env },
+    });
     closeSync(log);
   }
 

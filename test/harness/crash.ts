@@ -49,10 +49,27 @@ export async function crashDuring(
   return migration;
 }
 
+/** The steps in the order in which they are taken, which is not that of their numbers. */
+const inOrder: readonly MigrationStep[] = [
+  MigrationStep.PLAN,
+  MigrationStep.PREPARE,
+  MigrationStep.PRECOPY,
+  MigrationStep.LOCK,
+  MigrationStep.STOP,
+  MigrationStep.FORK,
+  MigrationStep.RELINQUISH,
+  MigrationStep.ACCEPT,
+  MigrationStep.START,
+  MigrationStep.RELEASE,
+  MigrationStep.SETTLE,
+];
+
 /** Resolves when a migration is seen in a step, or beyond it. */
 export async function untilStep(cluster: TestCluster, migrationId: string, step: MigrationStep): Promise<void> {
   for await (const { migration } of cluster.migrations.watchMigration({ migrationId }, { timeoutMs: 60_000 })) {
-    if (migration !== undefined && (migration.step >= step || migration.state !== MigrationState.RUNNING)) return;
+    if (migration === undefined) continue;
+    const isThere = inOrder.indexOf(migration.step) >= inOrder.indexOf(step);
+    if (isThere || migration.state !== MigrationState.RUNNING) return;
   }
 }
 

@@ -1,0 +1,59 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { VolumeState } from '../../proto/gen/ferry/v1/volume_pb.ts';
+import { TestCluster } from '../harness/cluster.ts';
+import { xfsMissing } from '../harness/disk.ts';
+import { arm, forgetfulPath, forgotten } from '../harness/forgetful.ts';
+import { WriterLoad } from '../harness/writer-load.ts';
+
+const missing = xfsMissing();
+
+let cluster: TestCluster;
+let folder: string;
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'ferry-forgetful-'));
+  cluster = await TestCluster.start({
+    xfsMib: { 'host-a': 2048, 'host-b': 2048 },
+    agentEnv: { PATH: forgetfulPath(folder) },
+  });
+});
+afterEach(async () => {
+  await cluster?.[Symbol.asyncDispose]();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const writer = { host: 'host-a', pattern: 'random', fill: 'full', spanMib: 64, bytesPerSecond: 2 ** 20 } as const;
+
+describe.skipIf(missing !== null)(`a map that leaves an extent out${missing === null ? '' : ` (${missing})`}`, () => {
+  test('is caught before the source is settled: it keeps its copy, which has every byte', async () => {
+    const load = await WriterLoad.start(cluster, writer);
+    arm(folder);
+    const migrationId = await cluster.migrate(load.machine.id, 'host-b');
+    await cluster.until('it is caught', async () => {
+      const { failure, state } = await cluster.migration(migrationId);
+      return failure === 'root_mismatch' && state !== MigrationState.RUNNING;
+    });
+    expect(forgotten(folder)).toContain('.img');
+    const migration = await cluster.migration(migrationId);
+    expect(migration).toMatchObject({ settled: false });
+    expect(migration.precopy).toMatchObject({ mode: 'snapshots' });
+    expect(migration.reason).not.toBe('');
+    expect(migration.nextAction).not.toBe('');
+    const { volumes } = await cluster.volumes.listVolumes({ hostId: 'host-a' });
+    const kept = volumes.find(({ id }) => id === load.machine.volumeId);
+    expect(kept).toMatchObject({ state: VolumeState.RELINQUISHED });
+    expect(kept?.destroyAt).toBeUndefined();
+  });
+
+  test('without it the same move settles', async () => {
+    const load = await WriterLoad.start(cluster, writer);
+    const migration = await cluster.ended(await cluster.migrate(load.machine.id, 'host-b'));
+    expect(migration, migration.reason).toMatchObject({ state: MigrationState.MOVED, settled: true, failure: '' });
+    expect(migration.precopy).toMatchObject({ mode: 'snapshots' });
+    expect(forgotten(folder)).toBeNull();
+    expect(await load.missing()).toEqual([]);
+  });
+});

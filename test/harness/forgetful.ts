@@ -1,0 +1,95 @@
+// A filefrag that leaves something out. It stands before the real one in an agent's PATH (see `forgetfulPath`), prints what
+// that one prints, and remembers it. Once it is armed, the next map of a stopped volume shows one chunk as the map before
+// had it, though it was written to since: as if an extent had been left out.
+import { spawnSync } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+
+const chunkBlocks = 16;
+
+/** Makes a folder with that filefrag; answers a PATH that begins with it. */
+export function forgetfulPath(folder: string): string {
+  mkdirSync(folder, { recursive: true });
+  const script = join(folder, 'filefrag');
+  const run = `exec '${process.execPath}' '${import.meta.filename}' "$@"`;
+  writeFileSync(script, `#!/bin/sh\nFORGETFUL_DIR='${folder}'\nexport FORGETFUL_DIR\n${run}\n`);
+  chmodSync(script, 0o755);
+  return `${folder}:${process.env.PATH}`;
+}
+
+/** The next map of a stopped volume is to leave something out. */
+export function arm(folder: string): void {
+  writeFileSync(join(folder, 'armed'), '');
+}
+
+/** What was left out, or null. */
+export function forgotten(folder: string): string | null {
+  const path = join(folder, 'forgotten');
+  return existsSync(path) ? readFileSync(path, 'utf8') : null;
+}
+
+/** Block of the file to block of the device, from the lines of `filefrag -v`. */
+function blocksOf(text: string): Map<number, number> {
+  const blocks = new Map<number, number>();
+  for (const line of text.split('\n')) {
+    const fields = /^\s*\d+:\s*(\d+)\.\.\s*(\d+):\s*(\d+)\.\./.exec(line);
+    if (fields === null || line.includes('unwritten')) continue;
+    const [from, to, place] = fields.slice(1).map(Number) as [number, number, number];
+    for (let block = from; block <= to; block += 1) blocks.set(block, place + block - from);
+  }
+  return blocks;
+}
+
+/** A chunk that is data in both maps and lies elsewhere now. */
+function changedChunk(before: ReadonlyMap<number, number>, now: ReadonlyMap<number, number>): number | null {
+  for (const [block, place] of now) {
+    const chunk = Math.floor(block / chunkBlocks);
+    const blocks = Array.from({ length: chunkBlocks }, (_, index) => chunk * chunkBlocks + index);
+    if (before.get(block) !== place && blocks.every((each) => before.has(each) && now.has(each))) return chunk;
+  }
+  return null;
+}
+
+/** The text with other extents. */
+function withBlocks(text: string, blocks: ReadonlyMap<number, number>): string {
+  const lines = text.split('\n');
+  const isExtent = (line: string) => /^\s*\d+:/.test(line);
+  const first = lines.findIndex(isExtent);
+  const extents = [...blocks]
+    .sort(([a], [b]) => a - b)
+    .map(([block, place], index) => `${index}: ${block}..${block}: ${place}..${place}: 1:`);
+  const rest = lines.slice(first).filter((line) => !isExtent(line));
+  const total = rest.map((line) => line.replace(/: \d+ extents? found$/, `: ${extents.length} extents found`));
+  return [...lines.slice(0, first), ...extents, ...total].join('\n');
+}
+
+if (import.meta.main) {
+  const folder = process.env.FORGETFUL_DIR!;
+  const args = process.argv.slice(2);
+  const path = process.env.PATH!.split(':').filter((each) => each !== folder);
+  const real = spawnSync('filefrag', args, {
+    env: { ...process.env, PATH: [...path, '/usr/sbin', '/sbin'].join(':') },
+    maxBuffer: 2 ** 28,
+  });
+  let text = real.stdout.toString('latin1');
+  const file = args.at(-1)!;
+  const remembered = join(folder, `${basename(dirname(file))}.map`);
+  if (args.includes('-v')) {
+    const now = blocksOf(text);
+    if (file.endsWith('.img') && existsSync(join(folder, 'armed')) && existsSync(remembered)) {
+      const before = blocksOf(readFileSync(remembered, 'latin1'));
+      const chunk = changedChunk(before, now);
+      if (chunk !== null) {
+        for (let block = chunk * chunkBlocks; block < (chunk + 1) * chunkBlocks; block += 1) {
+          now.set(block, before.get(block)!);
+        }
+        text = withBlocks(text, now);
+        writeFileSync(join(folder, 'forgotten'), `chunk ${chunk} of ${file}`);
+        rmSync(join(folder, 'armed'));
+      }
+    }
+    if (file.endsWith('.snap')) writeFileSync(remembered, text, 'latin1');
+  }
+  process.stdout.write(text, 'latin1', () => process.exit(real.status ?? 1));
+  process.stderr.write(real.stderr);
+}
