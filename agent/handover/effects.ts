@@ -1,10 +1,12 @@
 // Past 300 lines because it is one noun: the hands of both sides, one method for each effect of the protocol.
 import { fromBinary, toBinary } from '@bufbuild/protobuf';
+import type { DirectoryRow } from '../../proto/gen/ferry/v1/directory_pb.ts';
 import { type MachineEvent, MachineRecordSchema } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { FerryError, toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
 import type { SigningKey } from '../../shared/signing.ts';
+import type { Directory } from '../directory.ts';
 import type { Exports } from '../exports.ts';
 import type { HandoverDetail, HandoverRow, Journal } from '../journal.ts';
 import type { VolumeStore } from '../volumes/store.ts';
@@ -35,6 +37,7 @@ export interface EffectsOptions {
   /** Ends the connections of these tokens. */
   readonly disconnect: (tokens: readonly string[]) => Promise<void>;
   readonly peers: Peers;
+  readonly directory: Directory;
   readonly transfer: VolumeTransfer;
   readonly copies: VolumeCopies;
   readonly sources: CopySources;
@@ -175,7 +178,8 @@ export class HandoverEffects implements Effects {
       // A Machine that has come back meanwhile, by a later migration, is not this one's to end.
       if (this.#isGivenUp(row)) await machines.retire(row.machineId, now.state.ticket.destination);
       const ticket = signTicket(key, now.state.ticket);
-      const there = await peers.deliver(now.detail.peer, migrationId, ticket, now.record ?? new Uint8Array());
+      const there = await peers.deliver(now.detail.peer, migrationId, ticket, { record: now.record });
+      this.hear(now, there.directory);
       if (there.statement !== undefined) return this.believe(migrationId, there.statement);
       // Taken, and the Machine is coming up there: the settlement follows by itself; asked for again in case it is lost.
       handovers.setFailure(migrationId, null);
@@ -187,6 +191,11 @@ export class HandoverEffects implements Effects {
   #isGivenUp({ machineId, migrationId }: SourceRow): boolean {
     const placement = this.#options.journal.machine(machineId)?.placement;
     return placement?.kind === 'relinquished' && placement.migrationId === migrationId;
+  }
+
+  /** Takes the other agent's word for where the Machine is, so that both answer its names alike without a coordinator. */
+  hear(row: HandoverRow, told: DirectoryRow | undefined): void {
+    if (told?.machineId === row.machineId && told.hostId === row.detail.peer.hostId) this.#options.directory.take(told);
   }
 
   /** Takes a settlement or decline at the source, for its signature alone. */
@@ -282,11 +291,14 @@ export class HandoverEffects implements Effects {
   }
 
   async #noteStart({ migrationId, machineId, detail }: DestinationRow): Promise<void> {
-    const { handovers, machines, signal } = this.#options;
+    const { handovers, machines, peers, directory, signal } = this.#options;
     const deadline = AbortSignal.timeout(detail.startDeadlineMs);
     await machines.untilStarted(machineId, AbortSignal.any([signal, deadline]));
     const startedAtMs = machines.startedAtMs(machineId);
-    if (startedAtMs !== null) handovers.note(migrationId, { startedAtMs });
+    if (startedAtMs === null) return;
+    handovers.note(migrationId, { startedAtMs });
+    // A courtesy: the settlement says it again, once the Machine is healthy.
+    void peers.tell(detail.peer, migrationId, directory.own(machineId)).catch(() => {});
   }
 
   /** Completes the launch event with what the move cost. */
@@ -303,10 +315,11 @@ export class HandoverEffects implements Effects {
   }
 
   async #deliverSettlement(row: DestinationRow): Promise<void> {
-    const { handovers, peers, key } = this.#options;
+    const { handovers, peers, key, directory } = this.#options;
     const now = handovers.row(row.migrationId);
     if (now?.role !== 'destination' || now.state.step !== 'owner' || now.state.settlementKnown) return;
-    await peers.deliver(now.detail.peer, row.migrationId, signSettlement(key, now.state.settlement));
+    const settlement = signSettlement(key, now.state.settlement);
+    await peers.deliver(now.detail.peer, row.migrationId, settlement, { directory: directory.own(row.machineId) });
     await handovers.destination(row.migrationId, { type: 'settlement-known' });
   }
 

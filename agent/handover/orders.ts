@@ -87,7 +87,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
 
   /** Where a migration stands here. */
   view(migrationId: string): Handover {
-    const { handovers, copies, key, machines } = this.#options;
+    const { handovers, copies, key, machines, directory } = this.#options;
     const row = handovers.row(migrationId);
     if (row === undefined) return unknownView(migrationId);
     const { placement } = handovers.placement(row.machineId);
@@ -98,6 +98,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       failure: handovers.failure(migrationId),
       progress: copies.progress(migrationId),
       epoch: placement.kind === 'none' ? 0 : placement.epoch,
+      directory: directory.own(row.machineId),
     });
   }
 
@@ -221,8 +222,10 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   };
 
   releasePermit: ServiceImpl<typeof HandoverService>['releasePermit'] = async (request, context) => {
-    const { journal, handovers } = this.#options;
+    const { journal, handovers, directory } = this.#options;
     const wish = readPermit(request.permit);
+    // Before the next stop can be permitted here, names lead to where this Machine is now.
+    if (request.directory !== undefined) directory.take(request.directory);
     const keepsDown = () => handovers.keepsDown(wish.network, wish.holder);
     // A source hears that the Machine is up a moment after the coordinator does.
     await handovers.until(wish.holder, () => !keepsDown(), releaseWaitMs, context.signal);

@@ -181,6 +181,9 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
     const { orders, effects, handovers } = this.#options;
     const migrationId = checkId('migration', request.migrationId, 'migration_id');
     const { statement } = request;
+    const row = handovers.row(migrationId);
+    if (row !== undefined) effects.hear(row, request.directory);
+    if (statement === undefined && request.directory !== undefined) return { handover: orders.view(migrationId) };
     if (statement === undefined) throw invalidArgument('statement', 'is missing', 'a signed statement');
     try {
       if (statement.kind === 'Ticket') await orders.takeTicket(migrationId, statement, request.record);

@@ -1,4 +1,5 @@
 import { create } from '@bufbuild/protobuf';
+import type { DirectoryRow } from '../../proto/gen/ferry/v1/directory_pb.ts';
 import {
   type Handover,
   OpenExportRequestSchema,
@@ -82,14 +83,20 @@ export class Peers {
     peer: HandoverDetail['peer'],
     migrationId: string,
     statement: SignedStatement,
-    record: Uint8Array = new Uint8Array(),
+    { record = null, directory }: { record?: Uint8Array | null; directory?: DirectoryRow | undefined } = {},
   ): Promise<Handover> {
-    const response = await this.#call(peer, (client) =>
-      client.deliver({ migrationId, statement, record }, { timeoutMs: callMs }),
-    );
+    const told = directory === undefined ? {} : { directory };
+    const request = { migrationId, statement, record: record ?? new Uint8Array(), ...told };
+    const response = await this.#call(peer, (client) => client.deliver(request, { timeoutMs: callMs }));
     if (response.handover === undefined)
       throw new FerryError('internal', `${peer.hostId} answered without a hand-over`);
     return response.handover;
+  }
+
+  /** Says where a Machine is, once it runs here. */
+  async tell(peer: HandoverDetail['peer'], migrationId: string, directory: DirectoryRow | undefined): Promise<void> {
+    if (directory === undefined) return;
+    await this.#call(peer, (client) => client.deliver({ migrationId, directory }, { timeoutMs: callMs }));
   }
 
   async #call<T>(peer: HandoverDetail['peer'], call: (client: Client<typeof PeerService>) => Promise<T>): Promise<T> {

@@ -1,5 +1,6 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { DirectoryRow } from '../../proto/gen/ferry/v1/directory_pb.ts';
 import { type Handover, HandoverSchema, type SignedStatement } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { type CopyProgress, type PrecopyReport, PrecopyReportSchema } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { FerryError } from '../../shared/error.ts';
@@ -19,6 +20,8 @@ export interface ViewFacts {
   readonly progress: CopyProgress | undefined;
   /** Epoch of the Machine at this agent; 0 where it never was. */
   readonly epoch: number;
+  /** The Machine's directory row, if this host owns it. */
+  readonly directory: DirectoryRow | undefined;
 }
 
 /** Where a hand-over stands here, as others see it. */
@@ -49,6 +52,7 @@ export function viewOf(row: HandoverRow, key: SigningKey, facts: ViewFacts): Han
     ...(facts.progress === undefined ? {} : { progress: facts.progress }),
     ...(detail.precopy === undefined ? {} : { precopy: precopyOf(detail.precopy) }),
     ...(downtime === undefined ? {} : { downtime }),
+    ...(facts.directory === undefined ? {} : { directory: facts.directory }),
     ...(signalSentAtMs === undefined ? {} : { signalSentAt: timestampFromMs(signalSentAtMs) }),
     ...(stoppedAtMs === undefined ? {} : { stoppedAt: timestampFromMs(stoppedAtMs) }),
   });
