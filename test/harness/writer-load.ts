@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { durationFromMs } from '../../shared/duration.ts';
 import type { TestCluster } from './cluster.ts';
+import { untilRuns } from './drive.ts';
 import { withFrozen } from './frozen.ts';
 import { missingBlocks, readAcknowledged } from './writer.ts';
 
@@ -68,6 +69,8 @@ export class WriterLoad {
       { host, network },
     );
     const load = new WriterLoad(cluster, machine, ackPath, blockKib * 1024);
+    // It serves once it has filled its file.
+    await untilRuns(cluster, host, machine.id);
     await load.more(1);
     return load;
   }
