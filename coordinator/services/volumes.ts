@@ -6,10 +6,14 @@ import { checkId, newVolumeId } from '../../shared/ids.ts';
 import type { Random } from '../../shared/random.ts';
 import { type Agents, isSilence } from '../agents.ts';
 import type { Roster } from '../roster.ts';
-import { boundedMs } from './validate.ts';
+import { boundedMs, boundedText } from './validate.ts';
 
 const sizeBytesMin = 1n << 20n;
 const sizeBytesMax = 1n << 44n;
+const pathMax = 4096;
+const createMsMax = 60_000;
+/** An import copies the image, unless the file system can share its bytes. */
+const importMsMax = 1_800_000;
 const ttlMsDefault = 600_000;
 const ttlMsMax = 86_400_000;
 
@@ -60,17 +64,20 @@ export function volumeService({ roster, agents, random }: VolumeParts): ServiceI
   };
 
   return {
-    createVolume: async ({ name, sizeBytes, hostId }) => {
+    createVolume: async ({ name, sizeBytes, hostId, fromPath }) => {
       checkId('name', name, 'name');
-      if (sizeBytes < sizeBytesMin || sizeBytes > sizeBytesMax || sizeBytes % 4096n !== 0n) {
+      // A volume that begins with a disk image may have the image's own size.
+      const isGiven = fromPath === '' || sizeBytes > 0n;
+      boundedText(fromPath, 'from_path', pathMax);
+      if (isGiven && (sizeBytes < sizeBytesMin || sizeBytes > sizeBytesMax || sizeBytes % 4096n !== 0n)) {
         throw invalidArgument('size_bytes', `is ${sizeBytes}`, 'a multiple of 4096 from 1 MiB to 16 TiB');
       }
       await roster.host(checkId('name', hostId, 'host_id'));
       const volumeId = newVolumeId(random);
       const { volume } = await agents.machines(
         hostId,
-        (client, options) => client.agentCreateVolume({ volumeId, name, sizeBytes }, options),
-        { timeoutMs: 60_000 },
+        (client, options) => client.agentCreateVolume({ volumeId, name, sizeBytes, fromPath }, options),
+        { timeoutMs: fromPath === '' ? createMsMax : importMsMax },
       );
       return volume === undefined ? {} : { volume };
     },
