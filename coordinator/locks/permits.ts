@@ -1,3 +1,4 @@
+import type { DirectoryRow } from '../../proto/gen/ferry/v1/directory_pb.ts';
 import type { Permit } from '../../proto/gen/ferry/v1/lock_pb.ts';
 import type { FerryError } from '../../shared/error.ts';
 import { toFerryError } from '../../shared/error.ts';
@@ -71,17 +72,19 @@ export async function permitsOf(agents: Agents, host: string, signal?: AbortSign
 
 /**
  * Gives a permit back, with whatever fence the host has it: a grant whose answer was lost may have raised it.
+ * With it the host learns where the Machine is (`directory`), before it can permit the next stop.
  * Throws when the host does not answer or still needs it.
  */
 export async function givePermitBack(
   agents: Agents,
   host: string,
-  wish: { readonly network: string; readonly holder: string },
+  wish: { readonly network: string; readonly holder: string; readonly directory?: DirectoryRow | undefined },
   signal?: AbortSignal,
 ): Promise<void> {
+  const told = wish.directory === undefined ? {} : { directory: wish.directory };
   for (const permit of await permitsOf(agents, host, signal)) {
     if (permit.network !== wish.network || permit.migrationId !== wish.holder) continue;
-    await agents.handover(host, (client, options) => client.releasePermit({ permit }, options), {
+    await agents.handover(host, (client, options) => client.releasePermit({ permit, ...told }, options), {
       signal,
       timeoutMs: 2000,
     });
