@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { constants } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { type AllocationMap, readMap } from './extents.ts';
@@ -25,6 +25,10 @@ export interface DiskFile {
 export interface Disk {
   /** Null when there is no such file and it is not to be made. `direct` asks for O_DIRECT, where it works. */
   open(path: string, how: { mode: 'read' | 'write' | 'create'; direct: boolean }): Promise<DiskFile | null>;
+  /** Gives a file another name in its directory, taking the place of what was there. */
+  rename(from: string, to: string): Promise<void>;
+  /** Removes a file; harmless when there is none. */
+  remove(path: string): Promise<void>;
   /** Makes the directory entries of new files durable. */
   syncDirectory(path: string): Promise<void>;
   /** Which bytes of a file of `sizeBytes` are data; see `readMap`. */
@@ -54,6 +58,10 @@ export const hostDisk: Disk = {
     const raw = direct ? await open(path, flags | constants.O_DIRECT).catch(() => null) : null;
     return new HostFile(path, cached, raw);
   },
+
+  rename,
+
+  remove: (path) => rm(path, { force: true }),
 
   async syncDirectory(path) {
     const handle = await open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);

@@ -37,6 +37,10 @@ export class SumsFile {
   readonly #file: DiskFile;
   readonly #bitmapBytes: number;
   #header: SumsHeader;
+  /** Sums were written since the last sync. */
+  #unsynced = false;
+  /** Why the last sync failed: the next one would look fine, so nothing is recorded any more. */
+  #lost: unknown = null;
 
   private constructor(file: DiskFile, header: SumsHeader, bitmaps: Uint8Array | null) {
     this.#file = file;
@@ -89,11 +93,13 @@ export class SumsFile {
 
   /** Writes the sums of the chunks from `first` on. */
   writeSums(sums: Uint8Array, first: number): Promise<void> {
+    this.#unsynced = true;
     return this.#file.write(sums, this.#sumOffset(first));
   }
 
   /** Sets the sums from `first` up to, not including, `end` to those of zeros. */
   zeroSums(first: number, end: number): Promise<void> {
+    this.#unsynced = true;
     return this.#file.zero(this.#sumOffset(first), (end - first) * SUM_BYTES);
   }
 
@@ -105,7 +111,8 @@ export class SumsFile {
 
   /** Makes the sums durable, then the two bitmaps. The image must have been synced before. */
   async record(): Promise<void> {
-    await this.#file.sync();
+    if (this.#lost) throw this.#lost;
+    if (this.#unsynced) await this.#syncSums();
     await this.#file.write(this.received.bytes, PAGE_BYTES);
     await this.#file.write(this.verified.bytes, PAGE_BYTES + this.#bitmapBytes);
     await this.#file.sync();
@@ -125,6 +132,16 @@ export class SumsFile {
 
   close(): Promise<void> {
     return this.#file.close();
+  }
+
+  async #syncSums(): Promise<void> {
+    this.#unsynced = false;
+    try {
+      await this.#file.sync();
+    } catch (error) {
+      this.#lost = error;
+      throw error;
+    }
   }
 
   #sumOffset(chunk: number): number {

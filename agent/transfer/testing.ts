@@ -49,6 +49,17 @@ export class MemoryDisk implements Disk {
     return this.#handle(path, inode);
   }
 
+  async rename(from: string, to: string): Promise<void> {
+    this.#tick();
+    this.#files.set(to, this.#files.get(from)!);
+    this.#files.delete(from);
+  }
+
+  async remove(path: string): Promise<void> {
+    this.#tick();
+    this.#files.delete(path);
+  }
+
   async syncDirectory(): Promise<void> {
     this.#tick();
     for (const inode of this.#files.values()) inode.linked = true;

@@ -268,8 +268,7 @@ export class VolumeStore {
    * @returns `tookMs`: for how long writes to the volume may have waited, in milliseconds; it grows with its extents
    */
   async snapshot(volumeId: string, name: string): Promise<Snapshot & { readonly tookMs: number }> {
-    validVolumeId(volumeId);
-    const path = snapshotPath(join(this.#folder, volumeId), name);
+    const path = this.snapshotPath(volumeId, name);
     const { files, capabilities } = this.#options;
     if (!capabilities.reflink) {
       const text = `no snapshot of ${volumeId}: ${capabilities.reasons.reflink ?? 'this file system cannot share blocks'}`;
@@ -303,9 +302,14 @@ export class VolumeStore {
     });
   }
 
+  /** Path of a volume's snapshot of this name, whether it is there or not. */
+  snapshotPath(volumeId: string, name: string): string {
+    return snapshotPath(join(this.#folder, validVolumeId(volumeId)), name);
+  }
+
   /** Removes a snapshot; harmless when there is none. Its space is free once nobody has it open. */
   async dropSnapshot(volumeId: string, name: string): Promise<void> {
-    const path = snapshotPath(join(this.#folder, validVolumeId(volumeId)), name);
+    const path = this.snapshotPath(volumeId, name);
     await this.#explain('drop a snapshot of', { volumeId }, () => this.#options.files.rm(path, { force: true }));
   }
 
