@@ -21,7 +21,7 @@ const checkedHealthyMs = 1000;
 /** Without checks it is healthy once it has run for so long. */
 const uncheckedHealthyMs = 5000;
 /** Permits, the last round and the hand-over take the lock for so long besides the downtime. */
-const lockOverheadMs = 300;
+export const lockOverheadMs = 300;
 /** Smaller copies say nothing about a rate. */
 const measuredBytesMin = 16 * 1024 * 1024;
 /** Copies that are looked at: the fastest had the line to itself. */
@@ -80,13 +80,7 @@ export interface Prospect {
 
 /** What a move will take. */
 export interface Prediction {
-  /** Before the lock. */
-  readonly copyBytes: number;
-  /** Under the lock. */
-  readonly lockedBytes: number;
-  /** Under the lock, besides these bytes. */
-  readonly lockedMs: number;
-  /** Copy that had the line to itself. */
+  /** The copy, had it the line to itself. */
   readonly copyMs: number;
   readonly downtimeMs: number;
   /** How the volume travels, and why, in words. */
@@ -96,40 +90,26 @@ export interface Prediction {
 /** Predicts one move. */
 export function predict(prospect: Prospect, { stopStartMs }: Pick<History, 'stopStartMs'>): Prediction {
   const { machine, runs, volume, strategy, budgetMs, bytesPerSecond } = prospect;
-  const known = stopStartMs.get(machine.id);
   const hasChecks = Object.keys(machine.config?.checks ?? {}).length > 0;
   const guessMs = stopStartMsDefault + (hasChecks ? checkedHealthyMs : uncheckedHealthyMs);
-  const stopMs = runs ? (known ?? guessMs) : 0;
-  const bytes = volume?.allocatedBytes ?? 0;
+  const stopMs = runs ? (stopStartMs.get(machine.id) ?? guessMs) : 0;
+  if (volume === undefined) return { copyMs: 0, downtimeMs: stopMs, note: 'no volume: nothing to copy' };
+  const bytes = volume.allocatedBytes;
   const copyMs = (bytes * 1000) / bytesPerSecond;
-  const course = (last: { beforeBytes: number; lockedBytes: number; finalMs: number }, note: string): Prediction => ({
-    copyBytes: last.beforeBytes,
-    lockedBytes: last.lockedBytes,
-    lockedMs: lockOverheadMs + stopMs + (runs ? last.finalMs : 0),
-    copyMs,
-    downtimeMs: runs ? stopMs + last.finalMs + (last.lockedBytes * 1000) / bytesPerSecond : 0,
-    note,
-  });
-  if (volume === undefined) return course({ beforeBytes: 0, lockedBytes: 0, finalMs: 0 }, 'no volume: nothing to copy');
-  const size = `${bytesText(bytes)} on the disk of ${bytesText(volume.sizeBytes)}`;
-  if (!runs) {
-    return course(
-      { beforeBytes: 0, lockedBytes: bytes, finalMs: 0 },
-      `stopped: copied once, ${size}; it stays stopped`,
-    );
-  }
+  const size = `${bytesText(bytes)} on the disk, ${bytesText(volume.sizeBytes)} in full`;
+  if (!runs) return { copyMs, downtimeMs: 0, note: `stopped: copied once (${size}); it stays stopped` };
   if (strategy === MigrationStrategy.COLD) {
-    const note = `cold, as ordered: stopped first, then copied (${size}), then started`;
-    return course({ beforeBytes: 0, lockedBytes: bytes, finalMs: 0 }, note);
+    const note = `cold, as ordered: stopped, then copied (${size}), then started`;
+    return { copyMs, downtimeMs: stopMs + copyMs, note };
   }
   const lastMs = Math.min(budgetMs, copyMs);
   if (prospect.sourceReflinks) {
     const note = `copied while it runs, from reflink snapshots (${size}); the last copy is to take at most ${msText(budgetMs)}`;
-    return course({ beforeBytes: bytes, lockedBytes: 0, finalMs: lastMs }, note);
+    return { copyMs, downtimeMs: stopMs + lastMs, note };
   }
   const readMs = (bytes * 1000) / readBytesPerSecond;
   const note =
     `copied while it runs, from the file in use (${size}), because its host has no reflinks: ` +
-    `while it is stopped all of it is read once more, about ${msText(readMs)}`;
-  return course({ beforeBytes: bytes, lockedBytes: 0, finalMs: lastMs + readMs }, note);
+    `all of it is read once more while it is stopped, about ${msText(readMs)}`;
+  return { copyMs, downtimeMs: stopMs + lastMs + readMs, note };
 }

@@ -1,0 +1,193 @@
+// Longer than usual: everything that can have happened to a Machine of a drain, so that no way out is overlooked.
+import { type DrainMachine, DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { type Migration, MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { stepMs } from '../placement/estimate.ts';
+import type { DrainPlan } from '../store/store.ts';
+import type { DrainDraft } from './book.ts';
+import type { RoundFacts } from './facts.ts';
+import { attemptsDefault, patienceMs, pauseAfterMs } from './rules.ts';
+import { stepOfMachine } from './state.ts';
+import { blockerOf, inLine, otherMigration, waitedMs } from './waits.ts';
+
+const { WAITING, MOVING, MOVED, PARKED, GONE } = DrainMachineState;
+
+/** Takes down what has happened since the last round; answers the migrations that are to be called off. Changes the draft. */
+export function observe(draft: DrainDraft, facts: RoundFacts): string[] {
+  const { drain } = draft;
+  for (const machine of drain.machines) {
+    if (machine.state === MOVING) followMove(machine, draft, facts);
+    if (machine.state === PARKED) followParked(machine, facts);
+    if (machine.state === WAITING || machine.state === PARKED) noteLeft(machine, facts);
+    if (machine.state === MOVED || machine.state === GONE) noteBack(machine, draft.plan, facts);
+    if (machine.state === WAITING) adopt(machine, drain.id, facts);
+    if (machine.state === WAITING) parkBlocked(machine, draft, facts);
+  }
+  drain.blockedNetworks = [
+    ...new Set(drain.machines.map(({ network }) => network).filter((network) => facts.blocked.has(network))),
+  ];
+  return [...callOff(draft, facts)];
+}
+
+function followMove(machine: DrainMachine, draft: DrainDraft, facts: RoundFacts): void {
+  const migration = facts.migrations.get(machine.migrationId);
+  // Written down, but never claimed: the coordinator died in between, or the store lost it.
+  if (migration === undefined) {
+    tryAgain(machine, 0);
+    return;
+  }
+  machine.step = migration.step;
+  machine.destination = migration.destination;
+  measure(machine, migration);
+  switch (migration.state) {
+    case MigrationState.MOVED:
+      arrive(machine, migration, '');
+      break;
+    case MigrationState.MOVED_BACK:
+      machine.host = draft.drain.hostId;
+      if (migration.failure === 'cancelled') cancelledMove(machine, migration, draft, facts);
+      else failedMove(machine, migration, draft, facts.nowMs);
+      break;
+    case MigrationState.PARKED:
+      parkedMove(machine, migration);
+      break;
+  }
+}
+
+function measure(machine: DrainMachine, migration: Migration): void {
+  const copyMs = stepMs(migration, MigrationStep.PRECOPY, MigrationStep.FORK);
+  const waitMs = stepMs(migration, MigrationStep.LOCK);
+  if (copyMs !== undefined) machine.copyMs = BigInt(copyMs);
+  if (waitMs !== undefined) machine.waitMs = BigInt(waitMs);
+  if (migration.downtime !== undefined) machine.downtime = migration.downtime;
+}
+
+function arrive(machine: DrainMachine, { destination }: Migration, reason: string): void {
+  machine.state = stepOfMachine(machine.state, 'moved');
+  machine.host = destination;
+  machine.reason = reason;
+  machine.nextAction = '';
+}
+
+/** A migration that parks once the Machine is up at its destination leaves the drain nothing to do. */
+function parkedMove(machine: DrainMachine, migration: Migration): void {
+  const { step, reason, nextAction, id } = migration;
+  if (step === MigrationStep.SETTLE || step === MigrationStep.RELEASE) {
+    arrive(machine, migration, `it moved, but ${id} is parked: ${reason}`);
+    machine.nextAction = nextAction;
+    return;
+  }
+  park(machine, `${id} is parked: ${reason}`, nextAction);
+  machine.networkBlocked = migration.holdsLock;
+}
+
+function cancelledMove(machine: DrainMachine, { id }: Migration, { drain, plan }: DrainDraft, facts: RoundFacts): void {
+  const holder = blockerOf(machine, facts);
+  const isOurs = plan.calledOff?.includes(id) === true;
+  if (isOurs && holder !== undefined) {
+    parkFor(machine, machine.network, holder);
+  } else if (isOurs || drain.state === DrainState.CANCELLING) {
+    tryAgain(machine, 0);
+  } else {
+    const next = `Nothing, if that was meant; else "ferry drain resume ${drain.hostId}".`;
+    park(machine, `an operator cancelled ${id}`, next);
+  }
+}
+
+function failedMove(machine: DrainMachine, migration: Migration, { drain, plan }: DrainDraft, nowMs: number): void {
+  const { machineId, attempts } = machine;
+  const { id, reason, nextAction, destination } = migration;
+  const attemptsMax = drain.options?.attemptsMax || attemptsDefault;
+  if (attempts >= attemptsMax && drain.state !== DrainState.CANCELLING) {
+    const next = `${nextAction} Then "ferry drain resume ${drain.hostId}".`.trim();
+    park(machine, `${attempts} tries have failed; the last one, ${id}: ${reason}`, next);
+    return;
+  }
+  const failed = { ...plan.failedAt?.[machineId], [destination]: `${id} failed there: ${reason}` };
+  plan.failedAt = { ...plan.failedAt, [machineId]: failed };
+  plan.retryAtMs[machineId] = nowMs + pauseAfterMs(attempts);
+  tryAgain(machine, attempts);
+  machine.reason = reason;
+}
+
+/** Back to waiting, for another place. `attempts`: what this one counts as; 0 = nothing was tried. */
+export function tryAgain(machine: DrainMachine, attempts: number): void {
+  machine.state = stepOfMachine(machine.state, 'again');
+  if (attempts === 0) machine.attempts = Math.max(0, machine.attempts - 1);
+  machine.step = MigrationStep.UNSPECIFIED;
+}
+
+/** Stops trying; what is known stays as evidence. */
+export function park(machine: DrainMachine, reason: string, nextAction: string): void {
+  machine.state = stepOfMachine(machine.state, 'park');
+  machine.reason = reason;
+  machine.nextAction = nextAction;
+}
+
+function parkFor(machine: DrainMachine, network: string, holder: string): void {
+  park(
+    machine,
+    `network ${network} is blocked: the parked migration ${holder} keeps it locked`,
+    `See "ferry migration status ${holder}"; when the network is free, "ferry drain resume ${machine.host}".`,
+  );
+}
+
+function followParked(machine: DrainMachine, { migrations }: RoundFacts): void {
+  const migration = migrations.get(machine.migrationId);
+  machine.networkBlocked = migration?.state === MigrationState.PARKED && migration.holdsLock;
+}
+
+function noteLeft(machine: DrainMachine, facts: RoundFacts): void {
+  const { machineId } = machine;
+  if (facts.here.has(machineId) || machine.networkBlocked) return;
+  const host = facts.elsewhere.get(machineId);
+  // A host that does not report may have it still.
+  if (host === undefined && facts.standing !== 'ok') return;
+  machine.state = stepOfMachine(machine.state, 'left');
+  machine.host = host ?? '';
+  machine.reason = host === undefined ? 'it was destroyed' : `it left for host ${host} without this drain`;
+  machine.nextAction = '';
+}
+
+function noteBack(machine: DrainMachine, plan: DrainPlan, facts: RoundFacts): void {
+  if (!facts.here.has(machine.machineId)) return;
+  machine.state = stepOfMachine(machine.state, 'back');
+  machine.reason = 'it came back to this host';
+  machine.host = facts.source.id;
+  machine.attempts = 0;
+  delete plan.retryAtMs[machine.machineId];
+}
+
+/** A migration of this drain that it does not know: its claim was made by whoever drove before. */
+function adopt(machine: DrainMachine, drainId: string, facts: RoundFacts): void {
+  const running = otherMigration(machine.machineId, facts);
+  if (running?.drainId !== drainId || running.drainId === '' || running.returns !== '') return;
+  machine.state = stepOfMachine(machine.state, 'begin');
+  if (machine.migrationId !== '') machine.earlierMigrations.push(machine.migrationId);
+  machine.migrationId = running.id;
+  machine.destination = running.destination;
+  machine.attempts += 1;
+}
+
+function parkBlocked(machine: DrainMachine, { drain }: DrainDraft, facts: RoundFacts): void {
+  const holder = blockerOf(machine, facts);
+  if (holder === undefined || drain.state === DrainState.CANCELLING) return;
+  if (waitedMs(machine.wait, { kind: 'lock', subject: holder }, facts.nowMs) < patienceMs) return;
+  parkFor(machine, machine.network, holder);
+}
+
+/** Moves that are to be taken back: all of a drain that is cancelled, and those in line for a network that stays locked. */
+function* callOff({ drain, plan }: DrainDraft, facts: RoundFacts): Generator<string> {
+  for (const machine of drain.machines) {
+    const migration = facts.migrations.get(machine.migrationId);
+    if (machine.state !== MOVING || migration?.state !== MigrationState.RUNNING) continue;
+    if (drain.state === DrainState.CANCELLING) {
+      yield migration.id;
+      continue;
+    }
+    const holder = inLine(migration) ? blockerOf(machine, facts) : undefined;
+    if (holder === undefined) continue;
+    if (waitedMs(machine.wait, { kind: 'lock', subject: holder }, facts.nowMs) < patienceMs) continue;
+    if (!plan.calledOff?.includes(migration.id)) plan.calledOff = [...(plan.calledOff ?? []), migration.id];
+    yield migration.id;
+  }
+}

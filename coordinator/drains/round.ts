@@ -1,0 +1,235 @@
+// Longer than usual: one round of a drain from what is known to what is ordered, in one place.
+import { equals } from '@bufbuild/protobuf';
+import { type Drain, DrainSchema } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import type { Migration } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import type { Clock } from '../../shared/clock.ts';
+import { type FerryError, toFerryError } from '../../shared/error.ts';
+import { newMigrationId } from '../../shared/ids.ts';
+import type { Logger } from '../../shared/log.ts';
+import type { Random } from '../../shared/random.ts';
+import { isSilence } from '../agents.ts';
+import type { Session } from '../sessions.ts';
+import type { DrainRecord } from '../store/store.ts';
+import { type DrainBook, type DrainDraft, draftOf } from './book.ts';
+import { type FactSources, type RoundFacts, readPlaces, readRound } from './facts.ts';
+import { end, endOf } from './finish.ts';
+import { keepAtAgent } from './keep.ts';
+import { observe, tryAgain } from './observe.ts';
+import { type Begin, loadOf, newcomers, place, takeUp, wantsPlaces } from './place.ts';
+import { account } from './progress.ts';
+import { type ClusterLimits, limitsOf, pauseAfterMs } from './rules.ts';
+import { tellWaits } from './waits.ts';
+
+/** Changes of bytes and waits alone are written no more often. */
+const progressMs = 1000;
+/** Time between two orders to call the same migration off. */
+const cancelAgainMs = 5000;
+const cancelTimeoutMs = 5000;
+const listTimeoutMs = 3000;
+
+/** What a drain wants of migrations. */
+export interface Mover {
+  /** Claims and begins a move under the ID that it names. Throws what keeps it from beginning. */
+  begin(move: Begin, drain: Drain): Promise<void>;
+  /** Takes a migration back if its source still agrees. */
+  cancel(migrationId: string, signal: AbortSignal): Promise<void>;
+}
+
+/** What rounds work with. */
+export interface RoundParts extends FactSources {
+  readonly book: DrainBook;
+  readonly mover: Mover;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly limits: ClusterLimits;
+  /** Sets the host's cordon, here and at its agent. */
+  readonly setCordon: (hostId: string, cordoned: boolean) => Promise<void>;
+}
+
+/** What a drive remembers between rounds; nothing of it has to outlive a process. */
+export interface RoundMemory {
+  writtenMs: number;
+  /** Marks of what the agent was told last. */
+  keptMark: string;
+  readonly calledOffMs: Map<string, number>;
+}
+
+/** How a round ended. */
+export type RoundOutcome = 'on' | 'ended' | 'lost';
+
+/** One round: look, take down what happened, write what is to begin, then order it. What is written can be resumed by anybody. */
+export async function round(
+  parts: RoundParts,
+  id: string,
+  session: Session,
+  memory: RoundMemory,
+): Promise<RoundOutcome> {
+  const { book, clock, log } = parts;
+  const record = await book.find(id);
+  if (record.driver !== session.id) return 'lost';
+  if (!record.open) return 'ended';
+  const facts = await readRound(parts, record, clock.nowMs());
+  if (!facts.source.cordoned && record.drain.endedAt === undefined) await parts.setCordon(record.drain.hostId, true);
+  const draft = draftOf(record);
+  const calledOff = observe(draft, facts);
+  const begins = await beginMoves(parts, draft, facts);
+  await endIfOver(parts, draft, facts);
+  session.require();
+  if (draft.open || !draft.plan.uncordonAfter || !draft.drain.cordonedByDrain) {
+    if (!(await write(parts, record, draft, memory, begins.length > 0))) return 'on';
+  } else {
+    // The cordon goes before the drain ends: whoever takes over after a crash in between repeats it.
+    await parts.setCordon(draft.drain.hostId, false);
+    if (!(await book.write(draft, record))) return 'on';
+  }
+  await Promise.all([
+    ...calledOff.map((migrationId) => callOff(parts, migrationId, memory)),
+    ...begins.map((each) => beginOne(parts, draft.drain, each, session)),
+    keep(parts, draft.drain, memory),
+  ]);
+  if (draft.open) return 'on';
+  log.info({ drain: id, host: draft.drain.hostId }, `drain ended: ${draft.drain.message}`);
+  return 'ended';
+}
+
+/** Migrations of the drain by Machine. */
+function byMachine({ machines }: Drain, { migrations }: RoundFacts): Map<string, Migration> {
+  return new Map(
+    machines.flatMap(({ machineId, migrationId }) => {
+      const migration = migrations.get(migrationId);
+      return migration === undefined ? [] : [[machineId, migration] as const];
+    }),
+  );
+}
+
+async function beginMoves(parts: RoundParts, draft: DrainDraft, facts: RoundFacts): Promise<Begin[]> {
+  const { clock, random } = parts;
+  const limits = limitsOf(draft.drain.options!, parts.limits);
+  const load = loadOf(draft, facts);
+  let begins: Begin[] = [];
+  if (wantsPlaces(draft, facts, load, limits)) {
+    const places = await readPlaces(parts, draft.drain.hostId, draft.drain.id);
+    takeUp(draft, newcomers(draft, facts), places);
+    begins = place(draft, facts, places, load, limits, () => newMigrationId(clock.nowMs(), random));
+  }
+  tellWaits(draft, facts, load, limits);
+  account(draft.drain, byMachine(draft.drain, facts), limits);
+  return begins;
+}
+
+async function endIfOver(parts: RoundParts, draft: DrainDraft, facts: RoundFacts): Promise<void> {
+  const event = endOf(draft.drain);
+  if (event === undefined || (event !== 'wound-up' && newcomers(draft, facts).length > 0)) return;
+  if (event !== 'empty') return end(draft, event, facts.nowMs);
+  const left = await ownedBy(parts, draft.drain.hostId);
+  if (left === undefined) {
+    return end(draft, event, facts.nowMs, '; it does not answer, so this is what the directory says');
+  }
+  if (left === 0) end(draft, event, facts.nowMs);
+}
+
+/** How many Machines the host owns by its own word, and tells the directory of them; undefined when it is silent. */
+async function ownedBy({ agents, roster }: RoundParts, hostId: string): Promise<number | undefined> {
+  try {
+    const { machines } = await agents.machines(hostId, (client, options) => client.agentListMachines({}, options), {
+      timeoutMs: listTimeoutMs,
+    });
+    const owned = machines.filter(({ state }) => state !== MachineState.MIGRATED && state !== MachineState.DESTROYED);
+    for (const machine of owned) await roster.saw(machine, hostId);
+    return owned.length;
+  } catch (thrown) {
+    const error = toFerryError(thrown);
+    if (isSilence(error)) return undefined;
+    throw error;
+  }
+}
+
+/** False: somebody else has changed the drain; everything has to be looked at again. */
+async function write(
+  { book, clock }: RoundParts,
+  record: DrainRecord,
+  draft: DrainDraft,
+  memory: RoundMemory,
+  hasBegins: boolean,
+): Promise<boolean> {
+  const isSame =
+    draft.open === record.open &&
+    equals(DrainSchema, draft.drain, record.drain) &&
+    JSON.stringify(draft.plan) === JSON.stringify(record.plan);
+  if (isSame) return true;
+  const isMinor = !hasBegins && draft.open && markOf(draft.drain) === markOf(record.drain);
+  if (isMinor && clock.nowMs() - memory.writtenMs < progressMs) return true;
+  memory.writtenMs = clock.nowMs();
+  return book.write(draft, record);
+}
+
+/** What has to be written at once. */
+function markOf({ state, machines, blockedNetworks }: Drain): string {
+  return JSON.stringify([
+    state,
+    blockedNetworks,
+    machines.map(({ state, migrationId, destination, attempts, wait }) => [
+      state,
+      migrationId,
+      destination,
+      attempts,
+      wait?.kind,
+      wait?.subject,
+    ]),
+  ]);
+}
+
+async function callOff({ mover, clock, log }: RoundParts, migrationId: string, { calledOffMs }: RoundMemory) {
+  const lastMs = calledOffMs.get(migrationId);
+  if (lastMs !== undefined && clock.nowMs() - lastMs < cancelAgainMs) return;
+  calledOffMs.set(migrationId, clock.nowMs());
+  try {
+    await mover.cancel(migrationId, AbortSignal.timeout(cancelTimeoutMs));
+  } catch (error) {
+    log.info({ migration: migrationId, err: error }, 'a move could not be called off yet');
+  }
+}
+
+async function beginOne(parts: RoundParts, drain: Drain, move: Begin, session: Session): Promise<void> {
+  try {
+    session.require();
+    await parts.mover.begin(move, drain);
+  } catch (thrown) {
+    await notBegun(parts, drain.id, move, toFerryError(thrown));
+  }
+}
+
+/** A move that was refused before its claim: nothing was done, and the reason says whether this place is tried again. */
+async function notBegun({ book, clock, log }: RoundParts, id: string, move: Begin, error: FerryError): Promise<void> {
+  const { machineId, migrationId, destination } = move;
+  log.info({ drain: id, machine: machineId, reason: error.reason }, `a move did not begin: ${error.message}`);
+  await book.update(id, ({ drain, plan }) => {
+    const machine = drain.machines.find((each) => each.machineId === machineId && each.migrationId === migrationId);
+    if (machine === undefined) return;
+    machine.reason = error.message;
+    machine.migrationId = '';
+    tryAgain(machine, 0);
+    if (error.reason === 'machine_busy') return;
+    plan.retryAtMs[machineId] = clock.nowMs() + pauseAfterMs(1);
+    if (error.disposition === 'retry' && error.reason !== 'host_unreachable') return;
+    const failed = { ...plan.failedAt?.[machineId], [destination]: error.message };
+    plan.failedAt = { ...plan.failedAt, [machineId]: failed };
+  });
+}
+
+/** The agent keeps what a lost store would need; a host that is silent is told in a later round. */
+async function keep({ agents, log }: RoundParts, drain: Drain, memory: RoundMemory): Promise<void> {
+  const mark = JSON.stringify([
+    drain.state,
+    drain.machines.map(({ machineId, state, migrationId }) => [machineId, state, migrationId]),
+  ]);
+  if (mark === memory.keptMark) return;
+  try {
+    await keepAtAgent(agents, drain);
+    memory.keptMark = mark;
+  } catch (error) {
+    log.info({ host: drain.hostId, err: error }, 'the drain is not recorded at its host yet');
+  }
+}
