@@ -24,8 +24,10 @@ export interface ClusterOptions {
   /** Holds a folder and a log file for each daemon. */
   readonly dataDir: string;
   readonly hosts: readonly string[];
-  /** Port of the coordinator; taken as it is. */
-  readonly port: number;
+  /** Ports of the coordinators, one each; taken as they are. */
+  readonly ports: readonly number[];
+  /** Where the coordinators keep their state, as their flag `--store` has it; several need a Redis. Their own disk by default. */
+  readonly store?: string;
   /** Called with each daemon that ends without being told to. */
   readonly onDeath: (name: string, how: string) => void;
   readonly clock?: Clock;
@@ -56,9 +58,10 @@ export async function freePort(wanted = 0): Promise<number> {
   return isFree ? candidate : freePort();
 }
 
-/** A coordinator and agents, each a process of its own, on loopback. */
+/** Coordinators and agents, each a process of its own, on loopback. */
 export class Cluster {
-  readonly coordinator: string;
+  /** Addresses of the coordinators. */
+  readonly coordinators: readonly string[];
   readonly #options: ClusterOptions;
   readonly #clock: Clock;
   readonly #pool = new ClientPool();
@@ -69,7 +72,12 @@ export class Cluster {
   constructor(options: ClusterOptions) {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
-    this.coordinator = `127.0.0.1:${options.port}`;
+    this.coordinators = options.ports.map((port) => `127.0.0.1:${port}`);
+  }
+
+  /** The first coordinator. */
+  get coordinator(): string {
+    return this.coordinators[0]!;
   }
 
   /** PIDs of the daemons, by name. */
@@ -84,16 +92,14 @@ export class Cluster {
 
   /** Starts all daemons; resolves once every host is known and answers. */
   async start(signal: AbortSignal): Promise<void> {
-    const { dataDir, hosts } = this.#options;
-    this.#spawn('coordinator', [
-      'coordinator',
-      '--data-dir',
-      join(dataDir, 'coordinator'),
-      '--listen',
-      this.coordinator,
-    ]);
+    const { dataDir, hosts, store } = this.#options;
+    const state = store === undefined ? [] : ['--store', store];
+    for (const [index, address] of this.coordinators.entries()) {
+      const name = index === 0 ? 'coordinator' : `coordinator-${index + 1}`;
+      this.#spawn(name, ['coordinator', '--data-dir', join(dataDir, name), '--listen', address, ...state]);
+    }
     for (const host of hosts) {
-      const flags = ['--host', host, '--data-dir', join(dataDir, host), '--coordinator', this.coordinator];
+      const flags = ['--host', host, '--data-dir', join(dataDir, host), '--coordinator', this.coordinators.join()];
       this.#spawn(host, ['agent', ...flags, '--listen', '127.0.0.1:0']);
     }
     await this.#untilReady(signal);

@@ -166,7 +166,7 @@ export class Session {
   /** The FerryError of whatever a call threw. */
   typed(thrown: unknown): FerryError {
     const error = toFerryError(thrown);
-    if (error.reason !== 'unreachable') return error;
+    if (error.reason !== 'unreachable' && error.reason !== 'cancelled') return error;
     const who =
       this.#coordinators.length === 1
         ? `the coordinator at ${this.coordinator} does not answer`
@@ -184,9 +184,9 @@ export class Session {
   }
 }
 
-/** No answer came; whether the call arrived is another question. */
+/** No answer came; whether the call arrived is another question. A connection that breaks shows as a cancel of the call. */
 function isSilence(reason: Reason): boolean {
-  return reason === 'unreachable' || reason === 'deadline';
+  return reason === 'unreachable' || reason === 'deadline' || reason === 'cancelled';
 }
 
 /** Whether a call failed before anybody could have heard it: there was no connection to send it on. */

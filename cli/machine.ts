@@ -13,6 +13,7 @@ import {
   RunMachineResponseSchema,
   StartMachineResponseSchema,
   StopMachineResponseSchema,
+  VolumeService,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
 import { type Machine, type MachineConfig, MachineState, MountSchema } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { durationFromMs, parseDurationMs } from '../shared/duration.ts';
@@ -206,11 +207,12 @@ function tell(session: Session, machine: Machine | undefined, note = ''): void {
 async function run(file: string, options: RunOptions, session: Session): Promise<number> {
   const { app, name, region, config } = await readMachineFile(file, options.processGroup ?? '');
   if (options.volume !== undefined) useVolume(config, checkId('volume', options.volume, '--volume'));
+  const hostId = options.host ?? (await hostOfVolume(config.mounts[0]?.volume ?? '', session));
   const request = {
     app: options.app ?? app,
     name: options.name ?? name,
     network: options.network ?? '',
-    hostId: options.host ?? '',
+    hostId,
     region: options.region ?? region,
     skipLaunch: !options.start,
     config,
@@ -236,6 +238,14 @@ async function run(file: string, options: RunOptions, session: Session): Promise
 function useVolume(config: MachineConfig, volumeId: string): void {
   const mount = config.mounts[0] ?? create(MountSchema, { path: volumePathDefault });
   config.mounts = [Object.assign(mount, { volume: volumeId, sizeGb: 0 })];
+}
+
+/** Where a volume is, which is where its Machine must run; "" without one: then the host is chosen. */
+async function hostOfVolume(volumeId: string, session: Session): Promise<string> {
+  if (volumeId === '') return '';
+  const request = { volumeId };
+  const { volume } = await session.call((call) => session.client(VolumeService).getVolume(request, call));
+  return volume?.hostId ?? '';
 }
 
 /** The Machine once it has started, or could not, or after a minute. */

@@ -5,7 +5,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, test } from 'vitest';
-import type { MigrateMachineRequest, RunMachineRequest } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import type {
+  CreateVolumeRequest,
+  MigrateMachineRequest,
+  RunMachineRequest,
+} from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import type { CopyLimits } from '../proto/gen/ferry/v1/host_pb.ts';
 import { MachineState } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState, MigrationStep } from '../proto/gen/ferry/v1/migration_pb.ts';
 import { durationToMs } from '../shared/duration.ts';
@@ -102,6 +107,18 @@ test.each([
   [['lock', 'explain', 'A_B'], 'NETWORK: is "A_B"'],
   [['status', '--coordinator', 'nowhere'], '--coordinator: is "nowhere"'],
   [['dev', '--hosts', '0'], '--hosts: is "0"; expected a whole number from 1 to 8'],
+  [
+    ['dev', '--coordinators', '2'],
+    '--coordinators: is 2 without --store; expected --store redis://HOST:PORT beside it',
+  ],
+  [['dev', '--store', 'here'], '--store: is "here"; expected an address such as redis://127.0.0.1:6379'],
+  [['host', 'limit', 'host-1'], '--send, --receive: are both missing'],
+  [['host', 'limit', 'host-1', '--send', '50'], '--send: is "50"; expected bytes a second, such as "50MB" or "1GiB"'],
+  [['drain', 'status', 'drn_1'], 'DRAIN: is "drn_1"; expected "drn_" and a ULID'],
+  [['drain', 'pause', 'Host_1'], 'DRAIN: is "Host_1"'],
+  [['drain', 'list', '--limit', '0'], '--limit: is "0"; expected a whole number from 1 to 1000'],
+  [['volume', 'create', 'data', '--host', 'host-1', '--from', ''], '--from: is empty'],
+  [['host', 'drian', 'host-1'], '(Did you mean drain?)'],
   [['agent', '--hots', 'x'], 'only these flags: --host'],
   [['coordinator', '--lisen', 'x'], 'only these flags: --data-dir'],
 ])('wrong usage %j ends with 2 and says what is expected', async (argv, text) => {
@@ -178,6 +195,68 @@ test('machine run sends a JSON config with what the options say', async () => {
   expect(ran.request).toMatchObject({ app: 'shop', hostId: 'host-1', region: '', skipLaunch: true });
   expect(ran.request?.config).toMatchObject({ image: '/bin/sleep', init: { cmd: ['60'] }, guest: { memoryMb: 64 } });
   expect(ran.stdout).toContain(`Machine ${machineId} (ledger) is started on host-2.\n`);
+});
+
+test("machine run with a volume that exists: it replaces what the file would create, and its host is the Machine's", async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'cli-test-'));
+  const file = join(directory, 'machine.json');
+  writeFileSync(file, JSON.stringify({ image: '/bin/sleep', mounts: [{ path: '/srv', name: 'data', size_gb: 5 }] }));
+  const requests: RunMachineRequest[] = [];
+  const terminal = await terminalFor({
+    machines: {
+      runMachine: (asked) => {
+        requests.push(asked);
+        return { machine: movedMachine() };
+      },
+    },
+    volumes: { getVolume: ({ volumeId }) => ({ volume: { id: volumeId, hostId: 'host-3' } }) },
+  });
+  const volume = 'vol_0123456789abcdef';
+  expect(await terminal.run('machine', 'run', file, '--app', 'shop', '--volume', volume)).toBe(0);
+  expect(requests[0]?.hostId).toBe('host-3');
+  expect(requests[0]?.config?.mounts).toMatchObject([{ volume, path: '/srv', name: 'data', sizeGb: 0 }]);
+  expect(await terminal.run('machine', 'run', file, '--app', 'shop', '--volume', volume, '--host', 'host-1')).toBe(0);
+  expect(requests[1]?.hostId).toBe('host-1');
+  writeFileSync(file, '{"image": "/bin/sleep"}');
+  expect(await terminal.run('machine', 'run', file, '--app', 'shop', '--volume', volume)).toBe(0);
+  expect(requests[2]?.config?.mounts).toMatchObject([{ volume, path: '/data' }]);
+  rmSync(directory, { recursive: true });
+});
+
+test('volume create --from sends the path, and no size unless one is given', async () => {
+  const requests: CreateVolumeRequest[] = [];
+  const terminal = await terminalFor({
+    volumes: {
+      createVolume: (asked) => {
+        requests.push(asked);
+        return { volume: { id: 'vol_0123456789abcdef', hostId: asked.hostId } };
+      },
+    },
+  });
+  expect(await terminal.run('volume', 'create', 'data', '--host', 'host-1', '--from', 'old.img')).toBe(0);
+  expect(requests[0]).toMatchObject({ name: 'data', hostId: 'host-1', fromPath: 'old.img', sizeBytes: 0n });
+  const sized = ['--from', '/import/old.img', '--size', '1GiB'];
+  expect(await terminal.run('volume', 'create', 'data', '--host', 'host-1', ...sized)).toBe(0);
+  expect(requests[1]).toMatchObject({ fromPath: '/import/old.img', sizeBytes: 1n << 30n });
+});
+
+test('host limit changes what is named, and keeps the other limit', async () => {
+  let limits: CopyLimits | undefined;
+  const copyLimits = { sendBytesPerSecond: 1n << 20n, receiveBytesPerSecond: 2n << 20n };
+  const terminal = await terminalFor({
+    hosts: {
+      getHostStatus: () => ({ host: { id: 'host-1', copyLimits } }),
+      setCopyLimitsOfHost: (asked) => {
+        limits = asked.limits;
+        return { host: { id: 'host-1', ...(limits && { copyLimits: limits }) } };
+      },
+    },
+  });
+  expect(await terminal.run('host', 'limit', 'host-1', '--send', '50MB')).toBe(0);
+  expect(limits).toMatchObject({ sendBytesPerSecond: 50n << 20n, receiveBytesPerSecond: 2n << 20n });
+  expect(terminal.stdout).toBe('Copies of host host-1: out 50.0 MiB/s, in 2.0 MiB/s.\n');
+  expect(await terminal.run('host', 'limit', 'host-1', '--receive', 'off')).toBe(0);
+  expect(limits).toMatchObject({ sendBytesPerSecond: 1n << 20n, receiveBytesPerSecond: 0n });
 });
 
 test('machine run waits until the Machine has started, and ends with 1 when it could not', async () => {

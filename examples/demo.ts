@@ -47,7 +47,7 @@ class Demo {
     this.#cluster = new Cluster({
       dataDir: this.#dataDir,
       hosts,
-      port,
+      ports: [port],
       onDeath: (name, how) => this.#say(`${name} ended by itself (${how})`),
     });
   }
