@@ -1,15 +1,28 @@
 // Longer than usual: all that every implementation of the store has to do.
 import { create } from '@bufbuild/protobuf';
 import { afterEach, describe, expect, test } from 'vitest';
-import { HostCapacitySchema } from '../../proto/gen/ferry/v1/host_pb.ts';
+import { DrainSchema } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { CopyLimitsSchema, HostCapacitySchema } from '../../proto/gen/ferry/v1/host_pb.ts';
 import { MachineSchema } from '../../proto/gen/ferry/v1/machine_pb.ts';
-import { MigrationState, MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
-import { newRecord } from '../migrations/record.ts';
-import type { HostReport, LockRequest, MigrationRecord, Placement, Store } from './store.ts';
+import { MigrationSchema, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import type {
+  DrainRecord,
+  HostReport,
+  LockRequest,
+  MigrationRecord,
+  Placement,
+  SessionRow,
+  Store,
+  TakeAnswer,
+} from './store.ts';
 
 /** A store under test: each `open` sees what an earlier one wrote. */
 export interface StoreFixture {
   open(): Promise<Store>;
+  /** Two coordinators' stores; the same twice where only one coordinator can have it open. */
+  pair(): Promise<readonly [Store, Store]>;
+  /** Lets time pass by the store's clock. */
+  pass(ms: number): Promise<void>;
   dispose(): Promise<void>;
 }
 
@@ -54,26 +67,52 @@ const wish = (migrationId: string, changes: Partial<LockRequest> = {}): LockRequ
   ...changes,
 });
 
-const migration = (id: string, machineId = 'm1'): MigrationRecord =>
-  newRecord({
+const migration = (id: string, machineId = 'm1', changes: Partial<MigrationRecord> = {}): MigrationRecord => ({
+  migration: create(MigrationSchema, {
     id,
     machineId,
     network: 'alpha',
     source: 'h1',
     destination: 'h2',
-    strategy: MigrationStrategy.COLD,
+    state: MigrationState.RUNNING,
+  }),
+  plan: {
+    direction: 'forward',
+    finished: [],
+    lockHolder: id,
     startDeadlineMs: 1000,
     overrideHosts: [],
-    lockHolder: id,
     permitHosts: [],
-    returns: '',
-    term: 1n,
-    nowMs: 1,
-  });
+    downtimeBudgetMs: 300,
+    priority: 0,
+    turnedBecause: null,
+    turns: 0,
+    declineOwed: false,
+  },
+  version: 1,
+  open: true,
+  claim: true,
+  driver: '',
+  ...changes,
+});
+
+const drain = (id: string, hostId = 'h1', changes: Partial<DrainRecord> = {}): DrainRecord => ({
+  drain: create(DrainSchema, { id, hostId }),
+  plan: { attempts: {}, retryAtMs: {}, uncordonAfter: false },
+  version: 1,
+  open: true,
+  driver: '',
+  ...changes,
+});
+
+const session = (id: string): SessionRow => ({ id, coordinator: `of-${id}`, address: `${id}:7400`, version: '0.1.0' });
+
+const longMs = 3_600_000;
+const shortMs = 40;
 
 /** Runs the suite on one implementation. */
-export function describeStore(name: string, makeFixture: () => StoreFixture): void {
-  describe(name, () => {
+export function describeStore(name: string, makeFixture: () => StoreFixture, skipped = false): void {
+  describe.skipIf(skipped)(name, () => {
     const fixtures: StoreFixture[] = [];
 
     afterEach(async () => {
@@ -86,6 +125,261 @@ export function describeStore(name: string, makeFixture: () => StoreFixture): vo
       return made;
     };
     const open = () => fixture().open();
+
+    const taken = <T>(answer: TakeAnswer<T>): T => {
+      if (answer.kind !== 'taken') throw new Error(`not taken: ${JSON.stringify(answer)}`);
+      return answer.record;
+    };
+
+    test('a store has a name for ever, and says what it is', async () => {
+      const made = fixture();
+      const first = await made.open();
+      const identity = await first.identity();
+      expect(identity.generation).toMatch(/^[0-9a-f]{32}$/);
+      expect(await first.identity()).toEqual(identity);
+      expect(first.describe().where).toMatch(/^(sqlite|redis) /);
+      await first.close();
+      expect(await (await made.open()).identity()).toEqual(identity);
+    });
+
+    test('a session lives while it is renewed; one that ran out never comes back', async () => {
+      const made = fixture();
+      const store = await made.open();
+      expect(await store.renewSession(session('s1'), shortMs)).toBe(true);
+      expect(await store.renewSession(session('s2'), longMs)).toBe(true);
+      expect(await store.renewSession(session('s2'), longMs)).toBe(true);
+      await made.pass(shortMs + 1);
+      expect(await store.renewSession(session('s1'), longMs)).toBe(false);
+      expect(await store.sessions()).toEqual([
+        { ...session('s1'), alive: false },
+        { ...session('s2'), alive: true },
+      ]);
+      await store.endSession('s2');
+      await store.endSession('s9');
+      expect(await store.renewSession(session('s2'), longMs)).toBe(false);
+      expect((await store.sessions()).map(({ id, alive }) => [id, alive])).toEqual([
+        ['s1', false],
+        ['s2', false],
+      ]);
+    });
+
+    test('what a live session drives is its own; what a dead one drove is taken under a higher term', async () => {
+      const made = fixture();
+      const [a, b] = await made.pair();
+      await a.renewSession(session('s1'), longMs);
+      await b.renewSession(session('s2'), longMs);
+      await a.claimMigration(migration('mig_1'));
+      const first = taken(await a.takeMigration('mig_1', 's1', 0n));
+      expect(first).toMatchObject({ version: 2, driver: 's1', open: true, claim: true });
+      expect(first.migration.term).toBeGreaterThan(0n);
+      expect(await a.migration('mig_1')).toEqual(first);
+      expect(await b.takeMigration('mig_1', 's2', 0n)).toEqual({ kind: 'driven', by: 's1' });
+      expect(await b.takeMigration('mig_9', 's2', 0n)).toEqual({ kind: 'unknown' });
+      await b.leaveMigration('mig_1', 's2');
+      expect(await b.takeMigration('mig_1', 's2', 0n)).toEqual({ kind: 'driven', by: 's1' });
+      await a.endSession('s1');
+      const second = taken(await b.takeMigration('mig_1', 's2', 0n));
+      expect(second.driver).toBe('s2');
+      expect(second.migration.term).toBeGreaterThan(first.migration.term);
+      expect(await a.updateMigration(first)).toBe(false);
+      await b.leaveMigration('mig_1', 's2');
+      const left = (await b.migration('mig_1'))!;
+      expect(left).toMatchObject({ driver: '', version: second.version + 1 });
+      await a.renewSession(session('s3'), longMs);
+      expect(taken(await a.takeMigration('mig_1', 's3', 0n)).driver).toBe('s3');
+    });
+
+    test('a session that ran out loses what it drove; taking again by the same session is harmless', async () => {
+      const made = fixture();
+      const store = await made.open();
+      await store.renewSession(session('s1'), shortMs);
+      await store.renewSession(session('s2'), longMs);
+      await store.claimMigration(migration('mig_1'));
+      await store.createDrain(drain('drn_1'));
+      const first = taken(await store.takeMigration('mig_1', 's1', 0n));
+      const again = taken(await store.takeMigration('mig_1', 's1', 0n));
+      expect(again.migration.term).toBeGreaterThan(first.migration.term);
+      taken(await store.takeDrain('drn_1', 's1'));
+      await made.pass(shortMs + 1);
+      expect(taken(await store.takeMigration('mig_1', 's2', 0n)).driver).toBe('s2');
+      expect(taken(await store.takeDrain('drn_1', 's2')).driver).toBe('s2');
+    });
+
+    test('terms rise above all before and above any floor, over migrations and restarts, below 2^53, at random in 16 bits', async () => {
+      const made = fixture();
+      const store = await made.open();
+      const lows = new Set<bigint>();
+      let last = 0n;
+      for (let index = 0; index < 12; index += 1) {
+        await store.claimMigration(migration(`mig_${index}`, `m${index}`));
+        const { term } = taken(await store.takeMigration(`mig_${index}`, 's1', 0n)).migration;
+        expect(term).toBeGreaterThan(last);
+        lows.add(term & 0xffffn);
+        last = term;
+      }
+      expect(lows.size).toBeGreaterThan(6);
+      const floor = 7n << 40n;
+      const above = taken(await store.takeMigration('mig_1', 's1', floor)).migration.term;
+      expect(above).toBeGreaterThan(floor);
+      await store.close();
+      const next = taken(await (await made.open()).takeMigration('mig_2', 's1', 0n)).migration.term;
+      expect(next).toBeGreaterThan(above);
+      expect(next).toBeLessThan(1n << 53n);
+    });
+
+    test('a term that would not fit is refused', async () => {
+      const store = await open();
+      await store.claimMigration(migration('mig_1'));
+      for (const above of [(1n << 53n) - 1n, 1n << 60n]) {
+        await expect(store.takeMigration('mig_1', 's1', above)).rejects.toMatchObject({ reason: 'internal' });
+      }
+      expect(await store.migration('mig_1')).toMatchObject({ version: 1, driver: '' });
+    });
+
+    test('of many that take, claim, lock or change at once exactly one wins', async () => {
+      const made = fixture();
+      const [a, b] = await made.pair();
+      const many = Array.from({ length: 20 }, (_, index) => ({ index, store: index % 2 === 0 ? a : b }));
+      const count = <T>(answers: readonly T[], won: (answer: T) => boolean) => answers.filter(won).length;
+
+      const claims = await Promise.all(many.map(({ index, store }) => store.claimMigration(migration(`mig_${index}`))));
+      expect(count(claims, ({ kind }) => kind === 'claimed')).toBe(1);
+      const id = (await a.migrations(5))[0]!.migration.id;
+
+      await Promise.all(many.map(({ index, store }) => store.renewSession(session(`s${index}`), longMs)));
+      const takes = await Promise.all(many.map(({ index, store }) => store.takeMigration(id, `s${index}`, 0n)));
+      expect(count(takes, ({ kind }) => kind === 'taken')).toBe(1);
+
+      const record = (await b.migration(id))!;
+      const writes = await Promise.all(many.map(({ store }) => store.updateMigration(record)));
+      expect(count(writes, (written) => written)).toBe(1);
+
+      const locks = await Promise.all(many.map(({ index, store }) => store.acquireLock(wish(`mig_${index}`))));
+      expect(count(locks, ({ kind }) => kind === 'granted')).toBe(1);
+      expect(await a.lockWaiters('alpha')).toHaveLength(19);
+
+      const drains = await Promise.all(many.map(({ index, store }) => store.createDrain(drain(`drn_${index}`))));
+      expect(count(drains, ({ kind }) => kind === 'created')).toBe(1);
+
+      const numbers = await Promise.all(many.map(({ index, store }) => store.networkNumber(`n${index}`, 9)));
+      expect(new Set(numbers).size).toBe(20);
+      const same = await Promise.all(many.map(({ store }) => store.networkNumber('same', 0)));
+      expect(new Set(same).size).toBe(1);
+
+      const beats = await Promise.all(
+        many.map(({ index, store }) => store.recordHeartbeat(report('h1', BigInt(index + 1)))),
+      );
+      expect(new Set(beats.map(({ host }) => host.number)).size).toBe(1);
+    });
+
+    test('the line goes by priority, then first come first served; asking again with another priority moves', async () => {
+      const store = await open();
+      const line = async () =>
+        (await store.lockWaiters('alpha')).map(({ migrationId, priority }) => [migrationId, priority]);
+      await store.acquireLock(wish('mig_0'));
+      for (const [id, priority] of [
+        ['mig_1', 0],
+        ['mig_2', 5],
+        ['mig_3', -100],
+        ['mig_4', 5],
+        ['mig_5', 100],
+      ] as const) {
+        await store.acquireLock(wish(id, { priority }));
+      }
+      expect(await line()).toEqual([
+        ['mig_5', 100],
+        ['mig_2', 5],
+        ['mig_4', 5],
+        ['mig_1', 0],
+        ['mig_3', -100],
+      ]);
+      const asked = await store.acquireLock(wish('mig_3', { priority: 5 }));
+      expect(asked).toMatchObject({ ahead: [{ migrationId: 'mig_5' }, { migrationId: 'mig_2' }] });
+      await store.releaseLock('alpha', 'mig_0');
+      expect(await store.acquireLock(wish('mig_2', { priority: 5 }))).toMatchObject({
+        kind: 'waiting',
+        lock: undefined,
+      });
+      // One that comes late and goes before all others need not stand in line first.
+      expect(await store.acquireLock(wish('mig_6', { priority: 101 }))).toMatchObject({ kind: 'granted' });
+      expect((await line()).map(([id]) => id)).toEqual(['mig_5', 'mig_2', 'mig_3', 'mig_4', 'mig_1']);
+    });
+
+    test('a host tells its limits, its resolver and its notes', async () => {
+      const store = await open();
+      const copyLimits = create(CopyLimitsSchema, { sendBytesPerSecond: 5n, receiveBytesPerSecond: 6n });
+      await store.recordHeartbeat(report('h1', 1n, { copyLimits, dnsAddress: '127.0.0.1:53', notes: ['low'] }));
+      expect(await store.host('h1')).toMatchObject({ copyLimits, dnsAddress: '127.0.0.1:53', notes: ['low'] });
+      await store.recordHeartbeat(report('h1', 2n));
+      expect(await store.host('h1')).toMatchObject({ copyLimits: undefined, dnsAddress: '', notes: [] });
+      expect(await store.hosts()).toEqual([await store.host('h1')]);
+      expect(await store.host('h9')).toBeUndefined();
+    });
+
+    test('a claim that goes on under a parked lock is refused once that migration was changed', async () => {
+      const store = await open();
+      await store.claimMigration(migration('mig_1'));
+      const parked = (await store.migration('mig_1'))!;
+      await store.updateMigration({ ...parked, claim: false });
+      const { version } = (await store.migration('mig_1'))!;
+      const inherits = { migrationId: 'mig_1', version: version - 1 };
+      expect(await store.claimMigration(migration('mig_2'), { inherits })).toEqual({ kind: 'changed' });
+      expect(
+        await store.claimMigration(migration('mig_2'), { inherits: { ...inherits, migrationId: 'mig_9' } }),
+      ).toEqual({
+        kind: 'changed',
+      });
+      expect(await store.migration('mig_2')).toBeUndefined();
+      const right = { inherits: { migrationId: 'mig_1', version } };
+      expect(await store.claimMigration(migration('mig_2'), right)).toEqual({ kind: 'claimed' });
+      expect(await store.claimMigration(migration('mig_2'), right)).toEqual({ kind: 'claimed' });
+      // Whoever was about to free the lock looks again.
+      expect(await store.updateMigration({ ...parked, version })).toBe(false);
+      expect(await store.claimMigration(migration('mig_3'), right)).toEqual({ kind: 'busy', migrationId: 'mig_2' });
+    });
+
+    test('a change leaves driver and term alone, and cannot claim what another migration has', async () => {
+      const store = await open();
+      await store.claimMigration(migration('mig_1'));
+      const record = taken(await store.takeMigration('mig_1', 's1', 0n));
+      await store.updateMigration({ ...record, driver: 'nobody', claim: false });
+      expect(await store.migration('mig_1')).toMatchObject({
+        driver: 's1',
+        migration: { term: record.migration.term },
+      });
+      expect(await store.claimMigration(migration('mig_2'))).toEqual({ kind: 'claimed' });
+      await expect(store.updateMigration({ ...record, version: record.version + 1 })).rejects.toThrow();
+      expect(await store.migration('mig_1')).toMatchObject({ claim: false });
+    });
+
+    test('one open drain a host; each is changed by version and driven by one', async () => {
+      const store = await open();
+      await store.renewSession(session('s1'), longMs);
+      await store.renewSession(session('s2'), longMs);
+      expect(await store.createDrain(drain('drn_1'))).toEqual({ kind: 'created' });
+      expect(await store.createDrain(drain('drn_1'))).toEqual({ kind: 'created' });
+      expect(await store.createDrain(drain('drn_2'))).toEqual({ kind: 'busy', drainId: 'drn_1' });
+      expect(await store.createDrain(drain('drn_3', 'h2'))).toEqual({ kind: 'created' });
+      const record = taken(await store.takeDrain('drn_1', 's1'));
+      expect(record).toMatchObject({ version: 2, driver: 's1' });
+      expect(await store.takeDrain('drn_1', 's2')).toEqual({ kind: 'driven', by: 's1' });
+      expect(await store.takeDrain('drn_9', 's2')).toEqual({ kind: 'unknown' });
+      record.drain.message = 'first';
+      const plan = { ...record.plan, attempts: { m1: 2 } };
+      expect(await store.updateDrain({ ...record, plan, driver: '' })).toBe(true);
+      expect(await store.updateDrain(record)).toBe(false);
+      expect(await store.drain('drn_1')).toMatchObject({ version: 3, driver: 's1', drain: { message: 'first' }, plan });
+      const ids = (records: readonly DrainRecord[]) => records.map((each) => each.drain.id);
+      expect(ids(await store.openDrains())).toEqual(['drn_1', 'drn_3']);
+      await store.updateDrain({ ...record, version: 3, open: false });
+      expect(ids(await store.openDrains())).toEqual(['drn_3']);
+      expect(await store.createDrain(drain('drn_4'))).toEqual({ kind: 'created' });
+      await expect(store.updateDrain({ ...record, version: 4 })).rejects.toThrow();
+      expect((await store.drainOfHost('h1'))?.drain.id).toBe('drn_4');
+      expect(await store.drainOfHost('h9')).toBeUndefined();
+      expect(ids(await store.drains(2))).toEqual(['drn_4', 'drn_3']);
+      expect(await store.drain('drn_9')).toBeUndefined();
+    });
 
     test('a network has one number for ever; an agent may remember it', async () => {
       const store = await open();
@@ -160,6 +454,22 @@ export function describeStore(name: string, makeFixture: () => StoreFixture): vo
       expect((await store.placements({})).map((row) => row.machineId)).toEqual(['m1', 'm3', 'm4']);
       await store.removePlacement('m4');
       expect(await store.placement('m4')).toBeUndefined();
+    });
+
+    test('placements that moved are found where they are now; an empty host forgets what it had', async () => {
+      const store = await open();
+      await store.putPlacements('h1', [placement('m1', 'h1', 9n), placement('m2', 'h1', 10n)], 0);
+      await store.putPlacements('h2', [placement('m1', 'h2', 10n, { network: 'beta' }), placement('m2', 'h2', 9n)], 0);
+      const where = async (filter: Parameters<Store['placements']>[0]) =>
+        (await store.placements(filter)).map(({ machineId, hostId }) => `${machineId} ${hostId}`);
+      expect(await where({})).toEqual(['m1 h2', 'm2 h1']);
+      expect(await where({ hostId: 'h1' })).toEqual(['m2 h1']);
+      expect(await where({ network: 'beta' })).toEqual(['m1 h2']);
+      await store.putPlacements('h1', [], longMs);
+      await store.removePlacement('m1');
+      await store.removePlacement('m9');
+      expect(await where({})).toEqual([]);
+      expect(await where({ network: 'beta' })).toEqual([]);
     });
 
     test('placements are found by app, host and network', async () => {

@@ -12,13 +12,19 @@ function sqliteFixture(random: Random = seededRandom(3)): StoreFixture & { reado
   const directory = mkdtempSync(join(tmpdir(), 'ferry-store-'));
   const path = join(directory, 'coordinator.db');
   const opened: SqliteStore[] = [];
+  const clock = new ManualClock();
   return {
     path,
     open: async () => {
-      const store = new SqliteStore({ path, random, clock: new ManualClock() });
+      const store = new SqliteStore({ path, random, clock });
       opened.push(store);
       return store;
     },
+    async pair() {
+      const store = await this.open();
+      return [store, store] as const;
+    },
+    pass: async (ms) => clock.advance(ms),
     dispose: async () => {
       for (const store of opened) await store.close();
       rmSync(directory, { recursive: true, force: true });

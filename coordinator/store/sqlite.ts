@@ -3,7 +3,7 @@ import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { DrainSchema } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { CopyLimitsSchema, HostCapacitySchema } from '../../proto/gen/ferry/v1/host_pb.ts';
 import { MachineSchema } from '../../proto/gen/ferry/v1/machine_pb.ts';
-import { type Migration, MigrationSchema, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { MigrationSchema } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { Database, type Row } from '../../shared/database.ts';
 import { FerryError } from '../../shared/error.ts';
@@ -30,10 +30,12 @@ import type {
   SessionRow,
   SessionState,
   Store,
+  StoreDescription,
   StoreIdentity,
   TakeAnswer,
 } from './store.ts';
 import { mintTerm } from './term.ts';
+import { isThrough } from './through.ts';
 
 const schema = [
   `
@@ -99,6 +101,10 @@ export class SqliteStore implements Store {
     this.#db.run("INSERT OR IGNORE INTO facts VALUES ('generation', ?)", generation);
     // The file is open in one process only: whoever had a session before is gone.
     this.#db.run('UPDATE sessions SET until_ms = min(until_ms, ?)', this.#clock.nowMs());
+  }
+
+  describe(): StoreDescription {
+    return { where: `sqlite ${this.#db.path}`, notes: [] };
   }
 
   async identity(): Promise<StoreIdentity> {
@@ -583,11 +589,6 @@ function lockOf(row: Row): LockRow {
     sinceMs: row.since_ms as number,
     fence: BigInt(row.fence as number),
   };
-}
-
-/** Moved or moved back: nothing about where the Machine is will change any more. */
-export function isThrough({ state }: Pick<Migration, 'state'>): boolean {
-  return state === MigrationState.MOVED || state === MigrationState.MOVED_BACK;
 }
 
 function columnsOf({ migration, plan, version, open, claim }: MigrationRecord) {

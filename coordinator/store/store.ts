@@ -182,6 +182,10 @@ export interface DrainPlan {
   retryAtMs: Record<string, number>;
   /** The cordon comes off when the cancel is through. */
   uncordonAfter: boolean;
+  /** Hosts at which a move of a Machine has failed, with the reason, by Machine ID. */
+  failedAt?: Record<string, Record<string, string>>;
+  /** Migrations that the drain itself called off, because their network stays locked. */
+  calledOff?: string[];
 }
 
 /** A drain as the store keeps it. */
@@ -206,6 +210,14 @@ export interface StoreIdentity {
   readonly incarnation: string;
 }
 
+/** A store for people to read about. */
+export interface StoreDescription {
+  /** "sqlite" or "redis", and where, without secrets. */
+  readonly where: string;
+  /** What its operator should change. */
+  readonly notes: readonly string[];
+}
+
 /** Which placements to read; no field = all. */
 export interface PlacementFilter {
   readonly app?: string;
@@ -218,6 +230,9 @@ export interface PlacementFilter {
  * an implementation may be one transaction (SQLite) or one script (Redis). `conformance.ts` says what each must do.
  */
 export interface Store {
+  /** What and where it is. */
+  describe(): StoreDescription;
+
   /**
    * Which store this is, as of now. A store that was lost, or that another server took over, refuses changes with `rebuilding`
    * (sessions excepted) until it has been asked here who it is: nobody builds on what is no longer there.
