@@ -1,4 +1,5 @@
-import { readdir, readFile, readlink, stat } from 'node:fs/promises';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /** A path that must not be open: a file by its inode, a mount point with everything on it, or a directory's tree. */
@@ -26,30 +27,37 @@ export class Holders {
     return this.#targets.length === 0;
   }
 
+  /** Reads at once what /proc has in memory (see readStatNow); a file's disk may take its time to answer. */
   async holds(pid: number): Promise<boolean> {
     if (this.empty) return false;
     const links = [`/proc/${pid}/cwd`, `/proc/${pid}/root`];
     try {
-      for (const fd of await readdir(`/proc/${pid}/fd`)) links.push(`/proc/${pid}/fd/${fd}`);
+      for (const fd of readdirSync(`/proc/${pid}/fd`)) links.push(`/proc/${pid}/fd/${fd}`);
     } catch {
       return false;
     }
-    for (const link of links) if (await this.#leadsToTarget(link)) return true;
-    return this.#maps(pid);
+    // Sockets, pipes and anonymous inodes have no path.
+    const files = links.map((link) => ({ link, path: pathBehind(link) })).filter(({ path }) => path.startsWith('/'));
+    if (files.some(({ path }) => this.#targets.some((target) => isWithin(path, target.path)))) return true;
+    const inside = await Promise.all(files.map(({ link }) => this.#isTarget(link)));
+    return inside.includes(true) || this.#maps(pid);
   }
 
-  async #leadsToTarget(link: string): Promise<boolean> {
-    const path = await readlink(link).catch(() => '');
-    // Sockets, pipes and anonymous inodes have no path.
-    if (!path.startsWith('/')) return false;
-    if (this.#targets.some((target) => isWithin(path, target.path))) return true;
+  async #isTarget(link: string): Promise<boolean> {
     const found = await stat(link, { bigint: true }).catch(() => undefined);
     if (found === undefined) return false;
     return this.#targets.some((t) => t.dev === found.dev && (t.wholeDevice || t.ino === found.ino));
   }
 
-  async #maps(pid: number): Promise<boolean> {
-    const maps = await readFile(`/proc/${pid}/maps`, 'latin1').catch(() => '');
+  #maps(pid: number): boolean {
+    let maps: string;
+    try {
+      maps = readFileSync(`/proc/${pid}/maps`, 'latin1');
+    } catch {
+      return false;
+    }
+    // Most name nothing of ours: told without taking them apart.
+    if (!this.#targets.some((t) => maps.includes(t.path) || maps.includes(` ${hexDevice(t.dev)} `))) return false;
     for (const line of maps.split('\n')) {
       const [, , , device, inode, path] = line.split(/\s+/, 6);
       if (inode === undefined || inode === '0') continue;
@@ -60,6 +68,14 @@ export class Holders {
       if (held) return true;
     }
     return false;
+  }
+}
+
+function pathBehind(link: string): string {
+  try {
+    return readlinkSync(link);
+  } catch {
+    return '';
   }
 }
 

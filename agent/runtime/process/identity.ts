@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 
 /**
@@ -39,9 +40,14 @@ export interface Stat {
 
 /** /proc/PID/stat; undefined when there is no such process. */
 export async function readStat(pid: number): Promise<Stat | undefined> {
+  return readStatNow(pid);
+}
+
+/** The same at once: the kernel answers from memory, so waiting for a thread would take ten times as long as reading. */
+export function readStatNow(pid: number): Stat | undefined {
   let text: string;
   try {
-    text = await readFile(`/proc/${pid}/stat`, 'latin1');
+    text = readFileSync(`/proc/${pid}/stat`, 'latin1');
   } catch {
     return undefined;
   }

@@ -1,14 +1,16 @@
-import { readdir, readFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Survivor } from '../runtime.ts';
 import type { Cgroups } from './cgroup.ts';
 import { Holders } from './holders.ts';
-import { readStat } from './identity.ts';
+import { readStatNow } from './identity.ts';
 
 /** Variable that marks every process of a Machine; its value is `AGENT_TAG.MACHINE_ID.INSTANCE_ID`. */
 export const TAG_VARIABLE = 'FERRY_RUNTIME_TAG';
 
-/** Processes looked at side by side. */
-const CONCURRENCY = 16;
+/** Processes looked at in one go; then others have their turn. */
+const SLICE = 16;
 
 const COMMAND_LENGTH_MAX = 200;
 
@@ -46,12 +48,15 @@ export class Processes {
     const pids = (await readdir('/proc')).filter((name) => /^[0-9]+$/.test(name)).map(Number);
     const look = async (pid: number): Promise<void> => {
       if (pid === process.pid || shims.has(pid)) return;
-      const stat = await readStat(pid);
+      const stat = readStatNow(pid);
       if (stat === undefined || stat.dead || shims.get(stat.parentPid) === true) return;
       const why = await this.#why(pid, stat.parentPid, machineId, members, holders);
-      if (why !== undefined) survivors.push({ pid, command: await readCommand(pid), why });
+      if (why !== undefined) survivors.push({ pid, command: readCommand(pid), why });
     };
-    for (let at = 0; at < pids.length; at += CONCURRENCY) await Promise.all(pids.slice(at, at + CONCURRENCY).map(look));
+    for (let at = 0; at < pids.length; at += SLICE) {
+      await Promise.all(pids.slice(at, at + SLICE).map(look));
+      await nextTurn();
+    }
     return survivors;
   }
 
@@ -59,8 +64,8 @@ export class Processes {
   async anyOf(machineId: string, instanceId: string): Promise<boolean> {
     const tag = `${TAG_VARIABLE}=${this.tag(machineId, instanceId)}`;
     for (const name of await readdir('/proc')) {
-      if (/^[0-9]+$/.test(name) && (await readEnvironment(Number(name))).includes(tag)) {
-        if ((await readStat(Number(name)))?.dead === false) return true;
+      if (/^[0-9]+$/.test(name) && readEnvironment(Number(name)).includes(tag)) {
+        if (readStatNow(Number(name))?.dead === false) return true;
       }
     }
     return false;
@@ -75,7 +80,7 @@ export class Processes {
   ): Promise<Survivor['why'] | undefined> {
     if (members.has(pid)) return 'cgroup';
     const prefix = `${TAG_VARIABLE}=${this.#agentTag}.${machineId}.`;
-    if ((await readEnvironment(pid)).some((entry) => entry.startsWith(prefix))) return 'tag';
+    if (readEnvironment(pid).some((entry) => entry.startsWith(prefix))) return 'tag';
     // A direct child of the agent without a tag is one of its tools at work on the volume.
     if (parentPid !== process.pid && (await holders.holds(pid))) return 'open-file';
     return undefined;
@@ -83,11 +88,19 @@ export class Processes {
 }
 
 /** The environment that a process was started with; empty when we may not see it, and for kernel threads. */
-async function readEnvironment(pid: number): Promise<string[]> {
-  return (await readFile(`/proc/${pid}/environ`, 'latin1').catch(() => '')).split('\0');
+function readEnvironment(pid: number): string[] {
+  return readNow(`/proc/${pid}/environ`, 'latin1').split('\0');
 }
 
-async function readCommand(pid: number): Promise<string> {
-  const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-  return line.replaceAll('\0', ' ').trim().slice(0, COMMAND_LENGTH_MAX);
+function readCommand(pid: number): string {
+  return readNow(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim().slice(0, COMMAND_LENGTH_MAX);
+}
+
+/** A file of /proc at once, see readStatNow; empty when it is not there or not for us. */
+function readNow(path: string, encoding: 'latin1' | 'utf8'): string {
+  try {
+    return readFileSync(path, encoding);
+  } catch {
+    return '';
+  }
 }
