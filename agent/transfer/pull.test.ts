@@ -55,6 +55,7 @@ describe('a copy', () => {
     expect(result).toEqual({
       root: rootOf(source.bytes),
       bytesTransferred: 7 * CHUNK_BYTES + 777,
+      bytesKept: 0,
       bytesResumed: 0,
       bytesZero: 5 * CHUNK_BYTES,
       bytesRepaired: 0,
@@ -274,7 +275,8 @@ describe('a later snapshot', () => {
       root: rootOf(after),
       bytesTransferred: CHUNK_BYTES + 100,
       bytesZero: 2 * CHUNK_BYTES,
-      bytesResumed: 7 * CHUNK_BYTES,
+      bytesKept: 7 * CHUNK_BYTES,
+      bytesResumed: 0,
     });
   });
 

@@ -19,8 +19,10 @@ import { Verifier, WINDOW_CHUNKS } from './verify.ts';
 
 export interface PullProgress {
   readonly bytesTotal: number;
-  /** Bytes of the volume that are here, holes and what earlier runs brought included. */
+  /** Bytes of the volume that are here, holes and what earlier runs and rounds brought included. */
   readonly bytesDone: number;
+  /** Bytes of chunks that are here from the base, because they have not changed since. */
+  readonly bytesKept: number;
   /** Bytes of chunks that an earlier run had recorded. */
   readonly bytesResumed: number;
   /** Bytes that travelled in this run. */
@@ -62,6 +64,8 @@ export interface PullResult {
   readonly root: string;
   /** Bytes that travelled in this run. */
   readonly bytesTransferred: number;
+  /** Bytes of chunks that were kept from the base, because they have not changed since. */
+  readonly bytesKept: number;
   /** Bytes of chunks that an earlier run had recorded. */
   readonly bytesResumed: number;
   /** Bytes of zeros that were not written in this run. */
@@ -78,6 +82,8 @@ const REQUEST_BYTES = 1_048_576;
 /** Buffers, each with one request or its write under way. */
 const REQUESTS = 16;
 const REREADS = 4;
+/** With no more chunks than this to read back, holes are read like everything else: a map would take longer. */
+const UNMAPPED_CHUNKS_MAX = 4_096;
 /** Runs of chunks that wait to be recorded, before a record is due. */
 const RUNS_MAX = 4_096;
 const BACKOFF_MS_MIN = 100;
@@ -118,6 +124,7 @@ class Pull {
   #wrong: number[] = [];
   #failure: unknown = null;
   #bytesTransferred = 0;
+  #bytesKept = 0;
   #bytesResumed = 0;
   #bytesZero = 0;
   #bytesRepaired = 0;
@@ -165,6 +172,9 @@ class Pull {
         await image.sync();
         await disk.syncDirectory(imagePath);
         await sums.setHeader({ ...header, imageInode: inode });
+      } else if (sums.header.fresh && sums.received.next(0, false) < sums.chunkCount) {
+        // What was written and not recorded is still there, and a file in use may have a hole in its place by now.
+        await sums.setHeader({ ...sums.header, fresh: false });
       }
       return new Pull(options, disk, image, sums);
     } catch (error) {
@@ -176,12 +186,16 @@ class Pull {
 
   async run(): Promise<PullResult> {
     try {
-      if (this.#sums.header.snapshot === this.#options.snapshot) this.#countResumed();
+      if (this.#sums.header.snapshot === this.#options.snapshot) {
+        this.#bytesResumed = this.#bytesHere();
+        this.#bytesDone = this.#bytesResumed;
+      }
       await this.#fetchAll();
       if (this.#options.verify !== false) await this.#verifyAll();
       return {
         root: await this.#sums.root(),
         bytesTransferred: this.#bytesTransferred,
+        bytesKept: this.#bytesKept,
         bytesResumed: this.#bytesResumed,
         bytesZero: this.#bytesZero,
         bytesRepaired: this.#bytesRepaired,
@@ -203,9 +217,10 @@ class Pull {
     await this.#sums.close();
   }
 
-  #countResumed(): void {
-    for (const [from, to] of this.#have.runs()) this.#bytesResumed += this.#bytesOf(from, to);
-    this.#bytesDone = this.#bytesResumed;
+  #bytesHere(): number {
+    let bytes = 0;
+    for (const [from, to] of this.#have.runs()) bytes += this.#bytesOf(from, to);
+    return bytes;
   }
 
   get #missing(): boolean {
@@ -298,7 +313,8 @@ class Pull {
     // First the bits, then the name: a crash in between does it again, with the same outcome.
     await this.#onDisk(() => this.#sums.record());
     await this.#onDisk(() => this.#sums.setHeader({ ...this.#sums.header, snapshot, fresh: false }));
-    this.#countResumed();
+    this.#bytesKept = this.#bytesHere();
+    this.#bytesDone = this.#bytesKept;
   }
 
   /** What is missing, in order, as pieces of one request or as runs of zeros. */
@@ -420,7 +436,7 @@ class Pull {
     const windows = this.#unread;
     this.#unread = new Set();
     this.#verifying = this.#verifier
-      .pass({ map: null, windows }, this.#options.signal)
+      .pass({ zeros: 'later', windows }, this.#options.signal)
       .then((wrong) => {
         this.#wrong.push(...wrong);
       })
@@ -438,8 +454,9 @@ class Pull {
     for (;;) {
       await this.#verifying;
       this.#throwFailure();
-      const map = await this.#disk.map(imagePath, sizeBytes);
-      const wrong = new Set([...this.#wrong, ...(await this.#verifier.pass({ map, windows: null }, signal))]);
+      const isShort = this.#verifier.unreadCount() <= UNMAPPED_CHUNKS_MAX;
+      const zeros = isShort ? 'read' : await this.#disk.map(imagePath, sizeBytes);
+      const wrong = new Set([...this.#wrong, ...(await this.#verifier.pass({ zeros, windows: null }, signal))]);
       this.#wrong = [];
       if (wrong.size === 0) break;
       await this.#repair([...wrong].sort((a, b) => a - b));
@@ -499,6 +516,7 @@ class Pull {
     this.#options.onProgress?.({
       bytesTotal: this.#options.sizeBytes,
       bytesDone: this.#bytesDone,
+      bytesKept: this.#bytesKept,
       bytesResumed: this.#bytesResumed,
       bytesTransferred: this.#bytesTransferred,
       bytesPerSecond: this.#rate.bytesPerSecond(),

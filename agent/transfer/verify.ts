@@ -28,11 +28,11 @@ export class Verifier {
 
   /**
    * Reads every received chunk that is not verified yet, marks what is right as verified and returns the numbers of the
-   * others. Zeros are looked at only when `map` is given (the last pass): a hole of the map needs no reading. `windows`
+   * others. Zeros are left to a later pass, or read, or, where a map is given, read unless it calls them a hole. `windows`
    * null looks at the whole volume.
    */
   async pass(
-    { map, windows }: { map: AllocationMap | null; windows: ReadonlySet<number> | null },
+    { zeros, windows }: { zeros: 'later' | 'read' | AllocationMap; windows: ReadonlySet<number> | null },
     signal: AbortSignal,
   ): Promise<number[]> {
     const wrong: number[] = [];
@@ -42,7 +42,7 @@ export class Verifier {
       if (todo.next(0, true) === todo.length) continue;
       // The bits were taken before the sums are read: a chunk received from here on is left to the next pass.
       await this.#sums.readSums(this.#page.subarray(0, todo.length * SUM_BYTES), first);
-      const pieces = this.#pieces(this.#toRead(first, todo, map));
+      const pieces = this.#pieces(this.#toRead(first, todo, zeros));
       await settleAll(
         this.#buffers.map(async (buffer) => {
           for (const [from, to] of pieces) {
@@ -53,6 +53,13 @@ export class Verifier {
       );
     }
     return wrong;
+  }
+
+  /** Number of received chunks that were not read back yet. */
+  unreadCount(): number {
+    let count = 0;
+    for (let first = 0; first < this.#sums.chunkCount; first += WINDOW_CHUNKS) count += this.#unverified(first).count();
+    return count;
   }
 
   #unverified(first: number): Bitmap {
@@ -67,12 +74,13 @@ export class Verifier {
   }
 
   /** Which chunks of the window are to be read now; zeros that need no reading are marked as verified. */
-  #toRead(first: number, todo: Bitmap, map: AllocationMap | null): Bitmap {
+  #toRead(first: number, todo: Bitmap, zeros: 'later' | 'read' | AllocationMap): Bitmap {
     const read = new Bitmap(todo.length);
     for (let at = todo.next(0, true); at < todo.length; at = todo.next(at + 1, true)) {
-      if (this.#sum(at) !== 0n || (map && !map.isHole((first + at) * CHUNK_BYTES, CHUNK_BYTES))) {
+      const isData = this.#sum(at) !== 0n || zeros === 'read';
+      if (isData || (zeros !== 'later' && !zeros.isHole((first + at) * CHUNK_BYTES, CHUNK_BYTES))) {
         read.fill(at, at + 1, true);
-      } else if (map) {
+      } else if (zeros !== 'later') {
         this.#sums.verified.fill(first + at, first + at + 1, true);
       }
     }
