@@ -92,7 +92,7 @@ export class RedisStore implements Store {
   /** What this coordinator last asked for: changes to any other store are refused. */
   #believed = '';
   /** What was last seen of the server, to tell on the next connection whether it forgot something. */
-  #seen = { generation: '', run: '', revision: 0 };
+  #seen = { generation: '', incarnation: '', run: '', revision: 0 };
   #notes: readonly string[] = [];
 
   private constructor({ target, prefix, random, deadlineMs = deadlineMsDefault }: RedisStoreOptions) {
@@ -132,10 +132,12 @@ export class RedisStore implements Store {
     const nonce = Buffer.from(this.#random.bytes(16)).toString('hex');
     const reply = await runScript(redis, 'admit', this.#prefix, nonce, generation, run, revision);
     const [foundGeneration, incarnation, foundRun, foundRevision] = texts(reply);
-    const isSame = foundGeneration === generation;
+    const isSame = foundGeneration === generation && incarnation === this.#seen.incarnation;
     this.#seen = {
       generation: foundGeneration!,
+      incarnation: incarnation!,
       run: foundRun!,
+      // What another incarnation forgot is accounted for with it.
       revision: Math.max(Number(foundRevision), isSame ? this.#seen.revision : 0),
     };
     return { generation: foundGeneration!, incarnation: incarnation! };
