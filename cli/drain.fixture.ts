@@ -113,7 +113,7 @@ export function runningDrain(changes: Partial<Drain> = {}): Drain {
         predictedCopyMs: 1200n,
         predictedDowntimeMs: 450n,
         predictedWaitMs: 6000n,
-        wait: { kind: 'lock', subject: 'shop', message: 'network shop is held by web-1', since: at(2000) },
+        wait: { kind: 'lock', subject: 'shop', message: 'network shop, which web-1 holds', since: at(2000) },
         attempts: 1,
       },
       {

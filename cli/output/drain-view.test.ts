@@ -28,7 +28,7 @@ test('plain lines: each change of each Machine once, each wait once, each tenth 
   ).toBe(`Drain drn_01J08P60K8NK33K9P5MQ5M4QN8: host-1 (maintenance, ordered by alice), 3 Machines, 384.0 MiB
 [ 1/3] web-1 aaaaaaaaaaaaaa: moved to host-2: copied in 1.300 s, waited 12 ms for the lock, down 470 ms (450 ms predicted)
 [ 2/3] web-2 bbbbbbbbbbbbbb: moving to host-3
-[ 2/3] web-2 bbbbbbbbbbbbbb: waits: network shop is held by web-1
+[ 2/3] web-2 bbbbbbbbbbbbbb: waits for network shop, which web-1 holds
 [ 3/3] db cccccccccccccc: parked (network data stays locked): it is healthy nowhere; next: Look at its logs, then resume the drain.
   192.0 MiB of 384.0 MiB (50 %), 64.0 MiB/s, 0:45 left, predicted 1 min 05 s in all; 1 of 3 moved, 1 parked, 1 moving
 [ 2/3] web-2 bbbbbbbbbbbbbb: moved to host-3: copied in 1.100 s, waited 5.900 s for the lock, down 470 ms (450 ms predicted)
@@ -46,7 +46,7 @@ test('another try says why; a pause is told; a wait of the whole drain, too', ()
   view.show(again);
   expect(terminal.stdout).toBe(
     '[ 2/3] web-2 bbbbbbbbbbbbbb: try 2, because the one before failed: the copy broke\n' +
-      '  waits: network shop is held by web-1\nThe drain is paused now.\n',
+      '  waits for network shop, which web-1 holds\nThe drain is paused now.\n',
   );
 });
 
@@ -95,7 +95,7 @@ test('on a terminal the block is drawn in place, with one write each, and nothin
     `[============>           ] ${bytes} of 384.0 MiB (50 %), 64.0 MiB/s`,
     '0:45 left, predicted 1 min 05 s in all; 1 of 3 moved, 1 parked, 1 moving',
     'blocked networks: data',
-    '  web-2 bbbbbbbbbbbbbb -> host-3 precopy    [============>           ] 64.0 MiB of 128.0 MiB waits: network shop is held by web-1 (0:00)',
+    '  web-2 bbbbbbbbbbbbbb -> host-3 precopy    [============>           ] 64.0 MiB of 128.0 MiB waits for network shop, which web-1 holds (0:00)',
     '',
   ];
   expect(screen(terminal.stdout)).toEqual([...lasting, ...block('192.0 MiB')]);
@@ -136,7 +136,7 @@ test('a narrow and low window: lines are cut, Machines that do not fit are count
       '0:45 left, predicted 1 min 05 s in all;',
       'blocked networks: data',
       '  web-2 bbbbbbbbbbbbbb -> host-3 precopy',
-      '  m-4 00000000000004   -> host-3 waits:',
+      '  m-4 00000000000004   -> host-3 waits for',
       '  and 26 more: ferry drain status drn_0',
       '',
     ].map((line) => expect.stringContaining(line.trimEnd().slice(0, 36))),

@@ -77,8 +77,8 @@ export class DrainView {
   #changes(drain: Drain): string[] {
     const lines = inOrder(drain.machines).flatMap((machine) => this.#changesOf(machine, drain));
     if (this.#terminal.isTerminal) return lines;
-    const wait = drain.wait?.message ?? '';
-    if (wait !== '' && wait !== this.#wait) lines.push(`  waits: ${wait}`);
+    const wait = keyOf(drain.wait);
+    if (drain.wait !== undefined && wait !== this.#wait) lines.push(`  waits for ${drain.wait.message}`);
     this.#wait = wait;
     const tenth = Math.floor(drainPercent(drain) / plainStepPercent);
     if (tenth > this.#tenth && !endStates.has(drain.state))
@@ -90,7 +90,7 @@ export class DrainView {
   #changesOf(machine: DrainMachine, drain: Drain): string[] {
     const { machineId, state, attempts, reason } = machine;
     const before = this.#shown.get(machineId);
-    const wait = machine.wait?.message ?? '';
+    const wait = keyOf(machine.wait);
     this.#shown.set(machineId, { state, attempts, wait });
     const label = `[${String(machine.order).padStart(2)}/${drain.machinesTotal}] ${machineLabel(machine)}`;
     const lines: string[] = [];
@@ -102,7 +102,7 @@ export class DrainView {
     if (before?.state !== state && state === DrainMachineState.MOVING) {
       lines.push(`${label}: moving to ${machine.destination}`);
     }
-    if (wait !== '' && wait !== before?.wait) lines.push(`${label}: waits: ${wait}`);
+    if (machine.wait !== undefined && wait !== before?.wait) lines.push(`${label}: waits for ${machine.wait.message}`);
     return lines;
   }
 
@@ -111,7 +111,7 @@ export class DrainView {
       `${bar(drainPercent(drain))} ${bytesText(drain)}`,
       `${timeLeftText(drain)}; ${countsText(drain)}${drain.state === DrainState.RUNNING ? '' : ` (${drainState(drain)})`}`,
     ];
-    if (drain.wait !== undefined) lines.push(`waits: ${this.#since(drain.wait)}`);
+    if (drain.wait !== undefined) lines.push(`waits for ${this.#since(drain.wait)}`);
     if (drain.blockedNetworks.length > 0) lines.push(`blocked networks: ${drain.blockedNetworks.join(', ')}`);
     const machines = inOrder(drain.machines).filter(({ state }) => inBlock.has(state));
     // Those that move come first: they are what there is to see when the window is low.
@@ -134,7 +134,7 @@ export class DrainView {
         parts.push(`${bar(percent)} ${formatBytes(bytesDone)} of ${formatBytes(bytes)}`);
       }
     }
-    if (wait !== undefined) parts.push(`waits: ${this.#since(wait)}`);
+    if (wait !== undefined) parts.push(`waits for ${this.#since(wait)}`);
     return parts.join(' ');
   }
 
@@ -143,6 +143,11 @@ export class DrainView {
     if (since === undefined) return message;
     return `${message} (${formatLeft(Math.max(0, this.#terminal.clock.nowMs() - timestampMs(since)))})`;
   }
+}
+
+/** Tells one wait from another; the words may change while it is the same, with the numbers in them. */
+function keyOf(wait: Wait | undefined): string {
+  return wait === undefined ? '' : `${wait.kind} ${wait.subject}`;
 }
 
 /** States after which a drain does nothing more by itself. */

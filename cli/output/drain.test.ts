@@ -83,7 +83,7 @@ State: running
 Machines (copy, wait for the lock, downtime: predicted -> measured)
 #  MACHINE         NAME   NETWORK  STATE             TO      BYTES                  COPY            WAIT           DOWNTIME          INFO
 1  aaaaaaaaaaaaaa  web-1  shop     moved             host-2  128.0 MiB              1.2 s -> 1.3 s  0 ms -> 12 ms  450 ms -> 470 ms
-2  bbbbbbbbbbbbbb  web-2  shop     moving (precopy)  host-3  64.0 MiB of 128.0 MiB  1.2 s -> ...    6.0 s -> ...   450 ms -> ...     waits: network shop is held by web-1 (lock, since 2026-11-22T11:00:02.000+01:00)
+2  bbbbbbbbbbbbbb  web-2  shop     moving (precopy)  host-3  64.0 MiB of 128.0 MiB  1.2 s -> ...    6.0 s -> ...   450 ms -> ...     waits for network shop, which web-1 holds (lock, since 2026-11-22T11:00:02.000+01:00)
 3  cccccccccccccc  db     data     parked            host-3  128.0 MiB              0 ms -> -       0 ms -> -      0 ms -> -         it is healthy nowhere
 
 Parked

@@ -69,7 +69,7 @@ export function machineInfo(machine: DrainMachine): string {
     case DrainMachineState.GONE:
       return reason;
     default:
-      if (wait !== undefined) return `${tried}waits: ${waitText(wait)}`;
+      if (wait !== undefined) return `${tried}waits for ${waitText(wait)}`;
       return reason === '' ? machine.blockers.join('; ') : `${tried}before: ${reason}`;
   }
 }

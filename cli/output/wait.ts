@@ -1,7 +1,7 @@
 import type { Wait } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { formatTime } from './units.ts';
 
-/** What somebody waits for, of which kind it is, and since when: "network default is held by mig_... (lock, since ...)". */
+/** What somebody waits for, of which kind it is, and since when: "the permit of host-3 (permit, since ...)". */
 export function waitText(wait: Wait, message = wait.message): string {
   const parts = [wait.kind];
   // The words usually name it already.

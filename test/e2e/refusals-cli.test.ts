@@ -11,6 +11,7 @@ import { TestCluster } from '../harness/cluster.ts';
 const sleeper = { init: { exec: ['/bin/sh', '-c', 'trap "exit 0" INT; while :; do sleep 0.1; done'] } };
 const nobody = '00000000000000';
 const noVolume = 'vol_0000000000000000';
+const noDrain = 'drn_01J08P60K8NK33K9P5MQ5M4QN8';
 const noMigration = 'mig_01J08P60K8NK33K9P5MQ5M4QN8';
 
 let cluster: TestCluster;
@@ -50,11 +51,18 @@ async function world(): Promise<string> {
   const { volumes } = await cluster.volumes.listVolumes({});
   const { hosts } = await cluster.hosts.listHosts({});
   const { migrations } = await cluster.migrations.listMigrations({});
+  const { drains } = await cluster.drains.listDrains({});
   return JSON.stringify({
     machines: machines.map(({ id, state, instanceId, hostId }) => ({ id, state, instanceId, hostId })),
     volumes: volumes.map(({ id, state }) => ({ id, state })),
-    hosts: hosts.map(({ id, cordoned, address }) => ({ id, cordoned, address })),
+    hosts: hosts.map(({ id, cordoned, address, copyLimits }) => ({
+      id,
+      cordoned,
+      address,
+      limits: `${copyLimits?.sendBytesPerSecond ?? 0n} ${copyLimits?.receiveBytesPerSecond ?? 0n}`,
+    })),
     migrations: migrations.map(({ id }) => id),
+    drains: drains.map(({ id }) => id),
   });
 }
 
@@ -130,19 +138,60 @@ const lines = (): Line[] => [
     [['migration', verb, '../x'], 2, 'invalid_argument', 'ID'],
     [['migration', verb, noMigration], 1, 'unknown_migration', noMigration],
   ]),
+  ...(
+    [
+      ['--reason', 'boredom'],
+      ['--by', ''],
+      ['--downtime-budget', 'none'],
+      ['--priority', '101'],
+      ['--strategy', 'warm'],
+    ] as const
+  ).flatMap(([option, value]): Line[] => [
+    [['machine', 'migrate', machine.id, '--to', 'host-b', option, value], 2, 'invalid_argument', option],
+    [['host', 'drain', 'host-a', option, value], 2, 'invalid_argument', option],
+  ]),
   [['migration', 'list', '--limit', '1001'], 2, 'invalid_argument', '--limit'],
   [['migration', 'override-host', noMigration, '../x'], 2, 'invalid_argument', 'HOST'],
   [['migration', 'override-host', noMigration, 'host-b'], 1, 'unknown_migration', noMigration],
-  ...['status', 'cordon', 'uncordon', 'remove'].flatMap((verb): Line[] => [
-    [['host', verb, 'Host_1'], 2, 'invalid_argument', 'HOST'],
-    [['host', verb, 'host-9'], 1, 'unknown_host', 'host-9'],
+  ...[['status'], ['cordon'], ['uncordon'], ['remove'], ['drain'], ['limit', '--send', '1GB']].flatMap(
+    ([verb, ...options]): Line[] => [
+      [['host', verb!, 'Host_1', ...options], 2, 'invalid_argument', 'HOST'],
+      [['host', verb!, 'host-9', ...options], 1, 'unknown_host', 'host-9'],
+    ],
+  ),
+  [['host', 'drain', 'host-9', '--dry-run'], 1, 'unknown_host', 'host-9'],
+  [['host', 'drain', 'host-a', '--to', 'host-9'], 1, 'unknown_host', 'host-9'],
+  [['host', 'drain', 'host-a', '--exclude', 'host-9'], 1, 'unknown_host', 'host-9'],
+  [['host', 'drain', 'host-a', '--to', 'host-a'], 2, 'invalid_argument', 'host-a'],
+  [['host', 'drain', 'host-a', '--to', 'host-b', '--exclude', 'host-b'], 2, 'invalid_argument', '--exclude'],
+  [['host', 'drain', 'host-a', '--to', 'Host_2'], 2, 'invalid_argument', '--to'],
+  [['host', 'drain', 'host-a', '--dry-run', '--wait'], 2, 'invalid_argument', '--wait'],
+  [['host', 'drain', 'host-a', '--verbose'], 2, 'invalid_argument', '--dry-run'],
+  [['host', 'drain', 'host-a', '--concurrency', '0'], 2, 'invalid_argument', '--concurrency'],
+  [['host', 'drain', 'host-a', '--attempts', '1.5'], 2, 'invalid_argument', '--attempts'],
+  [['host', 'limit', 'host-a'], 2, 'invalid_argument', '--receive'],
+  [['host', 'limit', 'host-a', '--send', '50'], 2, 'invalid_argument', '--send'],
+  [['host', 'limit', 'host-a', '--receive', '-1MB'], 2, 'invalid_argument', '--receive'],
+  ...['status', 'watch', 'pause', 'resume', 'cancel'].flatMap((verb): Line[] => [
+    [['drain', verb, '../x'], 2, 'invalid_argument', 'DRAIN'],
+    [['drain', verb, 'drn_1'], 2, 'invalid_argument', 'DRAIN'],
+    [['drain', verb, noDrain], 1, 'unknown_drain', noDrain],
+    [['drain', verb, 'host-a'], 1, 'unknown_drain', 'host-a'],
   ]),
+  [['drain', 'list', '--limit', '0'], 2, 'invalid_argument', '--limit'],
   [['host', 'list', '--coordinator', '127.0.0.1:0'], 2, 'invalid_argument', '--coordinator'],
   [['lock', 'list', '--coordinator', ':7400'], 2, 'invalid_argument', '--coordinator'],
   [['host', 'remove', 'host-a'], 2, 'invalid_argument', 'host-a'],
   [['volume', 'create', 'Data!', '--size', '1GiB', '--host', 'host-a'], 2, 'invalid_argument', 'NAME'],
   [['volume', 'create', 'data', '--size', '-1GiB', '--host', 'host-a'], 2, 'invalid_argument', '--size'],
   [['volume', 'create', 'data', '--size', 'huge', '--host', 'host-a'], 2, 'invalid_argument', '--size'],
+  [['volume', 'create', 'data', '--host', 'host-a'], 2, 'invalid_argument', '--size'],
+  [['volume', 'create', 'data', '--from', '/etc/passwd', '--host', 'host-a'], 2, 'invalid_argument', '/etc/passwd'],
+  [['volume', 'create', 'data', '--from', 'no.img', '--host', 'host-a'], 2, 'invalid_argument', 'no.img'],
+  [['volume', 'create', 'data', '--from', 'no.img', '--host', 'host-9'], 1, 'unknown_host', 'host-9'],
+  [['machine', 'run', file('good.json'), '--app', 'x', '--volume', '../x'], 2, 'invalid_argument', '--volume'],
+  [['machine', 'run', file('good.json'), '--app', 'x', '--volume', noVolume], 1, 'unknown_volume', noVolume],
+  [['machine', 'run', file('good.json'), '--app', 'x', '--volume', kept.volumeId], 1, 'volume_in_use', kept.id],
   [['volume', 'create', 'data', '--size', '17TiB', '--host', 'host-a'], 2, 'invalid_argument', 'size'],
   [['volume', 'create', 'data', '--size', '1GiB', '--host', 'host-9'], 1, 'unknown_host', 'host-9'],
   [['volume', 'list', '--host', 'host-9'], 1, 'unknown_host', 'host-9'],
@@ -157,11 +206,14 @@ const lines = (): Line[] => [
   [['lock', 'explain', 'nowhere'], 1, 'unknown_network', 'nowhere'],
   [['lock', 'list', '--coordinator', 'nonsense'], 2, 'invalid_argument', '--coordinator'],
   [['status', '--coordinator', '127.0.0.1:1'], 4, 'unreachable', '127.0.0.1:1'],
+  [['drain', 'list', '--coordinator', 'a:1,,b:2'], 2, 'invalid_argument', '--coordinator'],
   [['agent', '--host', '../x', '--data-dir', cluster.dir], 2, 'invalid_argument', '--host'],
   [['agent', '--data-dir', cluster.dir], 2, 'invalid_argument', '--host'],
   [['agent', '--host', 'h', '--data-dir', file('new'), '--listen', '0.0.0.0:1'], 2, 'invalid_argument', '0.0.0.0'],
   [['coordinator', '--data-dir', cluster.dataDir('coordinator')], 3, 'store_locked', 'coordinator.db'],
   [['coordinator', '--data-dir', file('new'), '--listen', 'nowhere'], 2, 'invalid_argument', 'listen'],
+  [['dev', '--coordinators', '2'], 2, 'invalid_argument', '--store'],
+  [['dev', '--store', 'redis'], 2, 'invalid_argument', '--store'],
   [['dev', '--hosts', '0'], 2, 'invalid_argument', '--hosts'],
 ];
 
@@ -217,7 +269,7 @@ test('every command is attacked', async () => {
   };
   const attacked = lines().map(([args]) => args.join(' '));
   const nouns = await commandsOf();
-  expect(nouns.length).toBeGreaterThan(7);
+  expect(nouns.length).toBeGreaterThan(8);
   for (const noun of nouns) {
     const verbs = await commandsOf(noun);
     const commands = verbs.length === 0 ? [noun] : verbs.map((verb) => `${noun} ${verb}`);
