@@ -166,9 +166,9 @@ function drainExists(hostId: string, drainId: string): FerryError {
   });
 }
 
-function drainEnded({ id, hostId, state }: Drain): FerryError {
-  const how = DrainState[state]?.toLowerCase() ?? 'over';
-  return new FerryError('drain_ended', `drain ${id} of host ${hostId} has ended: ${how}`, {
+function drainEnded({ id, hostId, state, message }: Drain): FerryError {
+  const how = state === DrainState.CANCELLING ? 'is being cancelled' : `has ended: ${message}`;
+  return new FerryError('drain_ended', `drain ${id} of host ${hostId} ${how}`, {
     field: 'drain_id',
     facts: { drain: id, host: hostId },
   });

@@ -12,6 +12,7 @@ import { isSilence } from '../agents.ts';
 import type { Session } from '../sessions.ts';
 import type { DrainRecord } from '../store/store.ts';
 import { type DrainBook, type DrainDraft, draftOf } from './book.ts';
+import { setCordon } from './cordon.ts';
 import { type FactSources, type RoundFacts, readPlaces, readRound } from './facts.ts';
 import { end, endOf } from './finish.ts';
 import { keepAtAgent } from './keep.ts';
@@ -44,8 +45,6 @@ export interface RoundParts extends FactSources {
   readonly random: Random;
   readonly log: Logger;
   readonly limits: ClusterLimits;
-  /** Sets the host's cordon, here and at its agent. */
-  readonly setCordon: (hostId: string, cordoned: boolean) => Promise<void>;
 }
 
 /** What a drive remembers between rounds; nothing of it has to outlive a process. */
@@ -71,7 +70,7 @@ export async function round(
   if (record.driver !== session.id) return 'lost';
   if (!record.open) return 'ended';
   const facts = await readRound(parts, record, clock.nowMs());
-  if (!facts.source.cordoned && record.drain.endedAt === undefined) await parts.setCordon(record.drain.hostId, true);
+  if (!facts.source.cordoned && record.drain.endedAt === undefined) await setCordon(parts, record.drain.hostId, true);
   const draft = draftOf(record);
   const calledOff = observe(draft, facts);
   const begins = await beginMoves(parts, draft, facts);
@@ -81,7 +80,7 @@ export async function round(
     if (!(await write(parts, record, draft, memory, begins.length > 0))) return 'on';
   } else {
     // The cordon goes before the drain ends: whoever takes over after a crash in between repeats it.
-    await parts.setCordon(draft.drain.hostId, false);
+    await setCordon(parts, draft.drain.hostId, false);
     if (!(await book.write(draft, record))) return 'on';
   }
   await Promise.all([

@@ -32,7 +32,7 @@ export function choose(sites: Iterable<Site>, need: Need, preference: Preference
 
 function bySpread(need: Need) {
   const ofApp = (site: Site) => site.machinesOfApp.get(need.app) ?? 0;
-  const room = (site: Site) => Math.floor(tightestShare(site, need) * roomSteps);
+  const room = (site: Site) => Math.round(tightestShare(site, need) * roomSteps);
   return (a: Site, b: Site) => ofApp(a) - ofApp(b) || room(b) - room(a) || a.machines - b.machines || byId(a, b);
 }
 
