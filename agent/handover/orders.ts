@@ -309,8 +309,10 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     };
     await handovers.until(migrationId, rootTaken, waitMaxMs, context.signal);
     const row = this.#row(migrationId, 'source');
-    const record = row.record ?? writeRecord(await this.#travelRecord(row));
-    const survivors = await machines.survivors(row.machineId);
+    const [record, survivors] = await Promise.all([
+      row.record ?? this.#travelRecord(row).then(writeRecord),
+      machines.survivors(row.machineId),
+    ]);
     await handovers.source(
       migrationId,
       {

@@ -35,7 +35,7 @@ export interface HealthChecksOptions {
 /** A Machine without checks is healthy when its program has run for so long. */
 const HEALTHY_WITHOUT_CHECKS_MS = 5_000;
 /** Until it passes for the first time a check is repeated sooner: this delay is downtime. */
-const EAGER_INTERVAL_MS = 100;
+const EAGER_INTERVAL_MS = 20;
 const EAGER_MS_MAX = 60_000;
 const OUTPUT_BYTES_MAX = 512;
 

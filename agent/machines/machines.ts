@@ -78,6 +78,8 @@ export class Machines implements MovableMachines {
   /** Those on their way, so that two who ask at once get one. */
   readonly #opening = new Map<string, Promise<Supervisor>>();
   readonly #creating = new Map<string, Promise<Machine>>();
+  /** Addresses that were put here, or are on their way. */
+  readonly #addressed = new Map<string, Promise<void>>();
   /** Why a Machine is not supervised although its row is here, in words. */
   readonly #refusals = new Map<string, string>();
 
@@ -277,9 +279,8 @@ export class Machines implements MovableMachines {
   ): Promise<MoveStop> {
     const row = this.#row(machineId);
     const times = await (await this.#supervisor(row)).stopHeld(options, signal);
-    if (row.volumeId !== '') await this.#volume(row).detach();
     // Seen, never assumed: what a supervisor remembers is no proof.
-    const alive = await this.survivors(machineId);
+    const [alive] = await Promise.all([this.survivors(machineId), this.#volume(row).detach()]);
     if (alive !== null) throw new FerryError('process_alive', `of Machine ${machineId} still live: ${alive}`);
     return { signalSentAtMs: times?.signalSentAtMs ?? options.signalSentAtMs };
   }
@@ -304,7 +305,8 @@ export class Machines implements MovableMachines {
       return;
     }
     this.#refusals.delete(machineId);
-    await this.#options.addresses.add(this.#privateIp(row));
+    // Needed when its program starts, not before: until then its volume is mounted.
+    this.#address(row).catch(() => {});
     const supervisor = await this.#supervisor(row);
     if (holder !== null) await supervisor.hold(`migration ${holder} holds the Machine`);
     else {
@@ -320,7 +322,7 @@ export class Machines implements MovableMachines {
     await supervisor?.handOver(to);
     await supervisor?.close();
     const row = this.#row(machineId);
-    await this.#options.addresses.remove(this.#privateIp(row));
+    await this.#unaddress(row);
   }
 
   async forget(machineId: string): Promise<void> {
@@ -454,10 +456,11 @@ export class Machines implements MovableMachines {
         const now = this.#row(row.id);
         const verdict = mayStart(now.placement, sealOf(seals.of(row.id)), heldBy(row.id), journalWentBack());
         if (!verdict.allowed) throw new FerryError('not_owner', `Machine ${row.id} is not started: ${verdict.reason}`);
-        if (now.volumeId === '') return null;
+        if (now.volumeId === '') return this.#address(now).then(() => null);
         // Whoever reads the stopped volume would read bytes of different moments from here on.
         await endExports(now.volumeId);
-        return volumes.mount(now.volumeId);
+        const [mounted] = await Promise.all([volumes.mount(now.volumeId), this.#address(now)]);
+        return mounted;
       },
       detach: async () => {
         const { volumeId } = this.#row(row.id);
@@ -478,9 +481,9 @@ export class Machines implements MovableMachines {
   }
 
   async #forgetDestroyed(machineId: string): Promise<void> {
-    const { journal, volumes, addresses } = this.#options;
+    const { journal, volumes } = this.#options;
     const row = this.#row(machineId);
-    await addresses.remove(this.#privateIp(row));
+    await this.#unaddress(row);
     if (journal.volume(row.volumeId) !== undefined) {
       await volumes.destroy(row.volumeId);
       journal.write(() => journal.removeVolume(row.volumeId));
@@ -507,6 +510,25 @@ export class Machines implements MovableMachines {
     throw new FerryError('not_owner', `Machine ${machineId} moved from host ${this.#options.host} to ${to}`, {
       facts: { host: to },
     });
+  }
+
+  /** Makes the Machine's address answer here, unless it does. */
+  #address(row: MachineRow): Promise<void> {
+    const address = this.#privateIp(row);
+    const adding =
+      this.#addressed.get(address) ??
+      this.#options.addresses.add(address).catch((error) => {
+        this.#addressed.delete(address);
+        throw error;
+      });
+    this.#addressed.set(address, adding);
+    return adding;
+  }
+
+  async #unaddress(row: MachineRow): Promise<void> {
+    const address = this.#privateIp(row);
+    this.#addressed.delete(address);
+    await this.#options.addresses.remove(address);
   }
 
   #privateIp(row: MachineRow): string {
