@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { constants } from 'node:fs';
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { chmod, copyFile, type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { type AllocationMap, readMap } from './extents.ts';
@@ -27,6 +27,8 @@ export interface Disk {
   open(path: string, how: { mode: 'read' | 'write' | 'create'; direct: boolean }): Promise<DiskFile | null>;
   /** Gives a file another name in its directory, taking the place of what was there. */
   rename(from: string, to: string): Promise<void>;
+  /** Puts a durable file that shares the blocks of `from` in the place of `to`; false where that cannot be. */
+  share(from: string, to: string): Promise<boolean>;
   /** Removes a file; harmless when there is none. */
   remove(path: string): Promise<void>;
   /** Makes the directory entries of new files durable. */
@@ -60,6 +62,28 @@ export const hostDisk: Disk = {
   },
 
   rename,
+
+  async share(from, to) {
+    // A failed copy removes its target, so that is not the file itself.
+    const sharing = `${to}.sharing`;
+    await rm(sharing, { force: true });
+    try {
+      await copyFile(from, sharing, constants.COPYFILE_FICLONE_FORCE);
+    } catch {
+      return false;
+    }
+    // The copy takes over the mode, and a kept image is read-only.
+    await chmod(sharing, 0o600);
+    const handle = await open(sharing, 'r+');
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(sharing, to);
+    await this.syncDirectory(to);
+    return true;
+  },
 
   remove: (path) => rm(path, { force: true }),
 

@@ -233,6 +233,13 @@ export class ServedSums {
     return changed;
   }
 
+  /** Writes all sums into the state of a copy whose chunks are all there. Durable when it resolves. */
+  async copyTo(state: SumsFile): Promise<void> {
+    for await (const { first, page } of this.#pages()) await state.writeSums(page, first);
+    state.received.fill(0, state.chunkCount, true);
+    await state.record();
+  }
+
   /** Makes all that is known durable. */
   record(): Promise<void> {
     return this.#inTurn(() => this.#record());

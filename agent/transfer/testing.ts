@@ -55,6 +55,10 @@ export class MemoryDisk implements Disk {
     this.#files.delete(from);
   }
 
+  async share(): Promise<boolean> {
+    return false;
+  }
+
   async remove(path: string): Promise<void> {
     this.#tick();
     this.#files.delete(path);
