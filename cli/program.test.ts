@@ -10,6 +10,7 @@ import type {
   MigrateMachineRequest,
   RunMachineRequest,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import { DrainState } from '../proto/gen/ferry/v1/drain_pb.ts';
 import type { CopyLimits } from '../proto/gen/ferry/v1/host_pb.ts';
 import { MachineState } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState, MigrationStep } from '../proto/gen/ferry/v1/migration_pb.ts';
@@ -18,6 +19,7 @@ import { FerryError } from '../shared/error.ts';
 import type { RpcServer } from '../shared/rpc/server.ts';
 import { version } from '../shared/version.ts';
 import {
+  at,
   copyingMigration,
   type FakeCoordinator,
   FakeTerminal,
@@ -474,6 +476,28 @@ test('status shows what can be had when a part of it cannot', async () => {
     'Attention\n  - could not be asked for: Machines: Redis does not answer [store_unreachable]\n  - Look at Redis.\n',
   );
   expect(terminal.stdout).toContain('  Machines    = 7\n');
+});
+
+test('status shows drains that go on, and blocked ones that no newer drain of their host has followed', async () => {
+  const older = { state: DrainState.BLOCKED, endedAt: at(0) };
+  const drains = [
+    { id: 'drn_1', hostId: 'host-1', state: DrainState.RUNNING },
+    { id: 'drn_2', hostId: 'host-1', ...older },
+    { id: 'drn_3', hostId: 'host-2', ...older },
+    { id: 'drn_4', hostId: 'host-3', state: DrainState.DONE, endedAt: at(0) },
+    { id: 'drn_5', hostId: 'host-3', ...older },
+  ];
+  const terminal = await terminalFor({
+    hosts: { listHosts: () => ({}) },
+    machines: { listMachines: () => ({}) },
+    migrations: { listMigrations: () => ({}) },
+    locks: { listLocks: () => ({}) },
+    drains: { listDrains: () => ({ drains }) },
+    cluster: { getStatus: () => ({}) },
+  });
+  expect(await terminal.run('status')).toBe(0);
+  expect(terminal.stdout).toMatch(/^Attention\n {2}- Drain drn_3 of host-2 is blocked: ferry drain status host-2\n\n/);
+  expect(terminal.stdout.match(/^drn_\d/gm)).toEqual(['drn_1', 'drn_3']);
 });
 
 describe.skipIf(!existsSync(oldNode) || majorOf(oldNode) >= 24)('an older Node (needs one at /usr/bin/node)', () => {

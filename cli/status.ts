@@ -13,10 +13,14 @@ import {
   MachineService,
   MigrationService,
 } from '../proto/gen/ferry/v1/coordinator_pb.ts';
+import { type Drain, DrainState } from '../proto/gen/ferry/v1/drain_pb.ts';
 import { toFerryError } from '../shared/error.ts';
 import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
 import { jsonLine } from './output/json.ts';
 import { renderStatus } from './output/status.ts';
+
+/** Drains that are looked through for those of concern. */
+const drainsMax = 200;
 
 /** Registers `ferry status`. */
 export function registerStatus(program: Command, terminal: Terminal, _outcome: Outcome): void {
@@ -44,8 +48,9 @@ export function registerStatus(program: Command, terminal: Terminal, _outcome: O
         part('Machines', session.client(MachineService).listMachines({}, call)),
         part('migrations', session.client(MigrationService).listMigrations({ openOnly: true }, call)),
         part('locks', session.client(LockService).listLocks({}, call)),
-        part('drains', session.client(DrainService).listDrains({ openOnly: true }, call)),
+        part('drains', session.client(DrainService).listDrains({ limit: drainsMax }, call)),
       ]);
+      if (drains !== undefined) drains.drains = ofConcern(drains.drains);
       if (session.json) {
         const document = {
           coordinator: session.coordinator,
@@ -73,4 +78,14 @@ export function registerStatus(program: Command, terminal: Terminal, _outcome: O
         }),
       );
     });
+}
+
+/** Drains that go on, and those that were blocked and that no newer drain of their host has followed. Given newest first. */
+function ofConcern(drains: readonly Drain[]): Drain[] {
+  const followed = new Set<string>();
+  return drains.filter(({ hostId, state, endedAt }) => {
+    const isNewest = !followed.has(hostId);
+    followed.add(hostId);
+    return endedAt === undefined || (isNewest && state === DrainState.BLOCKED);
+  });
 }
