@@ -47,7 +47,8 @@ export class RedisServer {
 
   /** Runs one command on a connection of its own. */
   async ask(command: string, ...values: readonly string[]): Promise<unknown> {
-    const redis = new Redis({ port: this.port, lazyConnect: true, retryStrategy: () => null, enableReadyCheck: false });
+    const options = { lazyConnect: true, retryStrategy: () => null, enableReadyCheck: false, protocol: 2 } as const;
+    const redis = new Redis({ ...options, port: this.port });
     redis.on('error', () => {});
     try {
       await redis.connect();

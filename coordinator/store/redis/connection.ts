@@ -52,6 +52,7 @@ export class RedisConnection {
   #connections = 0;
   /** Why the last try failed. */
   #trouble: unknown = new Error('no connection yet');
+  #onHopeless: (error: unknown) => void = () => {};
 
   /** Begins to connect. Each operation is given up after `deadlineMs`. */
   constructor(target: RedisTarget, deadlineMs: number, admit: Admit) {
@@ -64,7 +65,7 @@ export class RedisConnection {
       db,
       ...(username === '' ? {} : { username }),
       ...(password === '' ? {} : { password }),
-      ...(tls ? { tls: { servername: host } } : {}),
+      ...(tls ? { tls: {} } : {}),
       protocol: 2,
       disableClientInfo: true,
       enableOfflineQueue: false,
@@ -77,9 +78,7 @@ export class RedisConnection {
     };
     this.#redis = new Redis(options);
     defineScripts(this.#redis);
-    this.#redis.on('error', (error) => {
-      this.#trouble = error;
-    });
+    this.#redis.on('error', (error) => this.#failed(error));
     this.#redis.on('close', () => {
       this.#connections += 1;
       if (this.#isAdmitted) this.#admitted = Promise.withResolvers();
@@ -96,7 +95,7 @@ export class RedisConnection {
       this.#isAdmitted = true;
       this.#admitted.resolve();
     } catch (error) {
-      this.#trouble = error;
+      this.#failed(error);
       if (connection === this.#connections) this.#redis.disconnect(true);
     }
   }
@@ -131,17 +130,17 @@ export class RedisConnection {
   /** Resolves with the first connection; throws what is wrong with it as soon as trying again would not help. */
   async first(): Promise<void> {
     const hopeless = Promise.withResolvers<never>();
-    const look = (error: unknown) => {
-      if (refusals[codeOf(error)] === 'credentials') hopeless.reject(error);
-    };
-    this.#redis.on('error', look);
+    this.#onHopeless = hopeless.reject;
     try {
       await Promise.race([this.run(async () => {}), hopeless.promise]);
     } catch (error) {
       throw this.#explain(error);
-    } finally {
-      this.#redis.off('error', look);
     }
+  }
+
+  #failed(error: unknown): void {
+    this.#trouble = error;
+    if (['credentials', 'format'].includes(refusals[codeOf(error)] ?? '')) this.#onHopeless(error);
   }
 
   /** Never hands the error of the client on: it carries the arguments of the command, a password among them. */
