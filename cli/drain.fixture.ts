@@ -57,7 +57,7 @@ export function drainPlan(changes: Partial<Drain> = {}): Drain {
         },
       },
     ],
-    blockers: ['1 of 3 Machines has no place; --partial begins all the same'],
+    blockers: ['host host-1 reports late'],
   });
   return Object.assign(drain, changes);
 }

@@ -34,7 +34,7 @@ test('host drain --dry-run: nothing is ordered, blockers end with 3, and the com
   expect(await terminal.run('host', 'drain', 'host-1', '--dry-run', ...options)).toBe(3);
   expect(requests[0]).toMatchObject({ hostId: 'host-1', dryRun: true, reason: MoveReason.MAINTENANCE });
   expect(terminal.stdout).toContain(
-    `Nothing was changed. To do it:\n  ferry host drain host-1 --exclude host-4 --concurrency 3 --reason maintenance --by 'o'\\''hara' --wait\n`,
+    `once that is solved:\n  ferry host drain host-1 --exclude host-4 --concurrency 3 --reason maintenance --by 'o'\\''hara' --wait\n`,
   );
   terminal.stdout = '';
   expect(await terminal.run('host', 'drain', 'host-1', '--dry-run', '--json')).toBe(0);

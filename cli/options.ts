@@ -3,8 +3,9 @@ import { parseDurationMs } from '../shared/duration.ts';
 import { invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
 
-const orderedByMax = 64;
-const budgetMsMax = 3_600_000;
+const orderedByMax = 200;
+const budgetMsMin = 10;
+const budgetMsMax = 600_000;
 
 /** Why a host is drained or a Machine moved, as operators write it. */
 const moveReasons: Readonly<Record<string, MoveReason>> = {
@@ -67,8 +68,8 @@ function oneOf<T>(text: string, values: Readonly<Record<string, T>>, option: str
 function parseBudgetMs(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   const ms = parseDurationMs(text, '--downtime-budget');
-  if (ms >= 1 && ms <= budgetMsMax) return ms;
-  throw invalidArgument('--downtime-budget', `is ${JSON.stringify(text)}`, 'a time from 1ms to 1h');
+  if (ms >= budgetMsMin && ms <= budgetMsMax) return ms;
+  throw invalidArgument('--downtime-budget', `is ${JSON.stringify(text)}`, 'a time from 10ms to 10m');
 }
 
 /** Who orders: as said, else the person behind sudo, else the user. */

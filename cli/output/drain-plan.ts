@@ -43,9 +43,19 @@ export function renderDrainPlan(drain: Drain, command: string, verbose: boolean)
     `What draining ${drain.hostId} would do\n\n${keyValues(pairs)}\n${list}` +
     bullets('What may stand in the way of single Machines', blocked) +
     bullets('Hosts that were refused', verbose ? everyRefusal(machines) : refusalsInShort(machines)) +
-    bullets('What stands in the way of the whole drain', drain.blockers) +
-    `\nNothing was changed. To do it:\n  ${command}\n`
+    bullets('What stands in the way of the whole drain', [...drain.blockers, ...homelessText(drain)]) +
+    `\nNothing was changed. ${isBlocked(drain) ? 'As it is now it would not go through; once that is solved' : 'To do it'}:\n  ${command}\n`
   );
+}
+
+/** What happens to Machines that no host can take. */
+function homelessText({ machines, options }: Drain): string[] {
+  const count = machines.filter(({ destination }) => destination === '').length;
+  if (count === 0) return [];
+  const have = `${count} of ${plural(machines.length, 'Machine')} ${count === 1 ? 'has' : 'have'} no place`;
+  return [
+    options?.partial ? `${have}: parked from the start` : `${have} (with --partial: parked, and the rest is moved)`,
+  ];
 }
 
 function everyRefusal(machines: readonly DrainMachine[]): string[] {
