@@ -18,6 +18,8 @@ export interface FactSources {
   readonly store: Store;
   readonly roster: Roster;
   readonly agents: Agents;
+  /** Longest last copy of a migration that names none. */
+  readonly downtimeBudgetMs: number;
 }
 
 /** What a round of a drain needs to know. */
@@ -45,6 +47,7 @@ export interface PlaceFacts {
   readonly source: Site;
   readonly volumes: ReadonlyMap<string, VolumeFacts> | undefined;
   readonly history: History;
+  readonly downtimeBudgetMs: number;
 }
 
 /** Reads what a round needs. */
@@ -85,7 +88,7 @@ export async function readRound(
 
 /** Reads what placing Machines of a host needs. */
 export async function readPlaces(sources: FactSources, hostId: string, drainId: string): Promise<PlaceFacts> {
-  const { store, roster, agents } = sources;
+  const { store, roster, agents, downtimeBudgetMs } = sources;
   await roster.host(hostId);
   const [cluster, volumes, records] = await Promise.all([
     readCluster(store, roster, { drainId }),
@@ -93,7 +96,7 @@ export async function readPlaces(sources: FactSources, hostId: string, drainId: 
     store.migrations(historyMax),
   ]);
   const history = historyOf(records.map(({ migration }) => migration));
-  return { cluster, source: cluster.sites.get(hostId)!, volumes, history };
+  return { cluster, source: cluster.sites.get(hostId)!, volumes, history, downtimeBudgetMs };
 }
 
 /** Networks that a parked migration keeps locked, with its ID. */

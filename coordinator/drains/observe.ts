@@ -17,9 +17,9 @@ export function observe(draft: DrainDraft, facts: RoundFacts): string[] {
   for (const machine of drain.machines) {
     if (machine.state === MOVING) followMove(machine, draft, facts);
     if (machine.state === PARKED) followParked(machine, facts);
+    if (machine.state === WAITING || machine.state === PARKED) adopt(machine, drain.id, facts);
     if (machine.state === WAITING || machine.state === PARKED) noteLeft(machine, facts);
     if (machine.state === MOVED || machine.state === GONE) noteBack(machine, draft.plan, facts);
-    if (machine.state === WAITING) adopt(machine, drain.id, facts);
     if (machine.state === WAITING) parkBlocked(machine, draft, facts);
   }
   drain.blockedNetworks = [
@@ -157,11 +157,13 @@ function noteBack(machine: DrainMachine, plan: DrainPlan, facts: RoundFacts): vo
   delete plan.retryAtMs[machine.machineId];
 }
 
-/** A migration of this drain that it does not know: its claim was made by whoever drove before. */
+/** A migration of this drain that it does not know: whoever drove before claimed it, or an operator retried one that was parked. */
 function adopt(machine: DrainMachine, drainId: string, facts: RoundFacts): void {
   const running = otherMigration(machine.machineId, facts);
   if (running?.drainId !== drainId || running.drainId === '' || running.returns !== '') return;
+  if (machine.state === PARKED) machine.state = stepOfMachine(machine.state, 'again');
   machine.state = stepOfMachine(machine.state, 'begin');
+  machine.networkBlocked = false;
   if (machine.migrationId !== '') machine.earlierMigrations.push(machine.migrationId);
   machine.migrationId = running.id;
   machine.destination = running.destination;

@@ -13,13 +13,7 @@ import { DesiredState, type Machine } from '../../proto/gen/ferry/v1/machine_pb.
 import { MigrationState, type MoveReason } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { assign } from '../placement/assign.ts';
 import type { Cluster } from '../placement/cluster.ts';
-import {
-  copyBytesPerSecondDefault,
-  downtimeBudgetMsDefault,
-  type History,
-  type Prediction,
-  predict,
-} from '../placement/estimate.ts';
+import { copyBytesPerSecondDefault, type History, type Prediction, predict } from '../placement/estimate.ts';
 import { needOfMove } from '../placement/need.ts';
 import { type MoveLimits, moveOrder } from '../placement/order.ts';
 import type { Refusal } from '../placement/refusal.ts';
@@ -40,6 +34,8 @@ export interface PlanFacts {
   /** Its volumes; undefined when it is silent. */
   readonly volumes: ReadonlyMap<string, VolumeFacts> | undefined;
   readonly history: History;
+  /** Longest last copy where the drain names none. */
+  readonly downtimeBudgetMs: number;
   /** Networks that a parked migration keeps locked, with its ID. */
   readonly blocked: ReadonlyMap<string, string>;
   readonly limits: MoveLimits;
@@ -93,13 +89,10 @@ export function planDrain(wish: DrainWish, facts: PlanFacts): Drain {
   return drain;
 }
 
+type PredictionFacts = Pick<PlanFacts, 'volumes' | 'source' | 'history' | 'downtimeBudgetMs'>;
+
 /** A Machine that turned up on the host while it is drained. */
-export function describe(
-  machine: Machine,
-  facts: Pick<PlanFacts, 'volumes' | 'source' | 'history'>,
-  options: DrainOptions,
-  rate: number,
-): DrainMachine {
+export function describe(machine: Machine, facts: PredictionFacts, options: DrainOptions, rate: number): DrainMachine {
   const { copyMs, downtimeMs, note } = prediction(machine, facts, options, rate);
   return create(DrainMachineSchema, {
     machineId: machine.id,
@@ -117,15 +110,16 @@ export function describe(
 
 function prediction(
   machine: Machine,
-  { volumes, source, history }: Pick<PlanFacts, 'volumes' | 'source' | 'history'>,
-  { strategy, downtimeBudgetMs }: DrainOptions,
+  { volumes, source, history, downtimeBudgetMs }: PredictionFacts,
+  options: DrainOptions,
   bytesPerSecond: number,
 ): Prediction {
   const known = volumes?.get(machine.volumeId);
   const bytes = bytesOf(machine, volumes);
   const volume = machine.volumeId === '' ? undefined : (known ?? { allocatedBytes: bytes, sizeBytes: bytes });
   const runs = machine.desiredState !== DesiredState.STOPPED;
-  const budgetMs = Number(downtimeBudgetMs) || downtimeBudgetMsDefault;
+  const { strategy } = options;
+  const budgetMs = Number(options.downtimeBudgetMs) || downtimeBudgetMs;
   const sourceReflinks = source.capabilities.has('reflink');
   return predict({ machine, runs, volume, strategy, budgetMs, sourceReflinks, bytesPerSecond }, history);
 }

@@ -12,8 +12,6 @@ import { bytesText, msText } from './words.ts';
 export const copyBytesPerSecondDefault = 200e6;
 /** Bytes a second at which a source without reflinks reads a stopped volume. */
 const readBytesPerSecond = 500e6;
-/** Longest last copy unless a Machine or an operator says otherwise. */
-export const downtimeBudgetMsDefault = 300;
 /** Stop and start of a Machine that never moved. */
 const stopStartMsDefault = 500;
 /** A Machine with checks that never moved becomes healthy in this time. */

@@ -5,21 +5,20 @@ import { type Drain, type DrainOptions, DrainOptionsSchema, DrainSchema } from '
 import { MigrationStrategy, MoveReason } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { invalidArgument } from '../../shared/error.ts';
 import { checkId } from '../../shared/ids.ts';
+import { downtimeBudgetMsMax, downtimeBudgetMsMin } from '../config.ts';
 import type { DrainBook } from '../drains/book.ts';
 import type { Drains } from '../drains/drains.ts';
 import type { DrainWish } from '../drains/plan.ts';
 import type { Roster } from '../roster.ts';
 import type { Store } from '../store/store.ts';
-import { boundedList, boundedText } from './validate.ts';
+import { boundedList, boundedPriority, boundedText } from './validate.ts';
 
 const listDefault = 100;
 const listMax = 1000;
 const hostsMax = 1000;
 const concurrencyMax = 64;
 const attemptsMax = 20;
-const budgetMsMax = 3_600_000;
-const priorityMax = 100;
-const orderedByMax = 128;
+const orderedByMax = 200;
 
 /** What drains need. */
 export interface DrainParts {
@@ -86,13 +85,14 @@ function readOptions(options: DrainOptions, hostId: string): DrainOptions {
     throw invalidArgument(`options.to[${both}]`, `is ${to[both]}, which is excluded too`, 'only one of both');
   atMost(concurrency, concurrencyMax, 'options.concurrency');
   atMost(options.attemptsMax, attemptsMax, 'options.attempts_max');
-  atMost(Number(downtimeBudgetMs), budgetMsMax, 'options.downtime_budget_ms');
+  if (downtimeBudgetMs !== 0n && (downtimeBudgetMs < downtimeBudgetMsMin || downtimeBudgetMs > downtimeBudgetMsMax)) {
+    const expected = `${downtimeBudgetMsMin} to ${downtimeBudgetMsMax}; 0 = the default`;
+    throw invalidArgument('options.downtime_budget_ms', `is ${downtimeBudgetMs}`, expected);
+  }
   if (!Object.values<number>(MigrationStrategy).includes(strategy)) {
     throw invalidArgument('options.strategy', `is ${strategy}`, 'one of MigrationStrategy, or none');
   }
-  if (Math.abs(priority) > priorityMax) {
-    throw invalidArgument('options.priority', `is ${priority}`, `-${priorityMax} to ${priorityMax}`);
-  }
+  boundedPriority(priority, 'options.priority');
   return options;
 }
 
