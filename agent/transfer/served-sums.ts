@@ -122,7 +122,7 @@ export class ServedSums {
       if (changed === null) this.#forget(0, this.chunkCount);
       else for (const [from, to] of changed.runs()) this.#forget(from, to);
       // First the bits, then the name: after a crash in between, less is known of the old one.
-      await this.#file.record();
+      await this.#record();
       await this.#file.setHeader({ ...this.#file.header, snapshot });
     });
   }
@@ -131,7 +131,7 @@ export class ServedSums {
   forget(chunks: Bitmap): Promise<void> {
     return this.#inTurn(async () => {
       for (const [from, to] of chunks.runs()) this.#forget(from, to);
-      await this.#file.record();
+      await this.#record();
     });
   }
 
