@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
+import { redisMissing } from '../../coordinator/testing/redis-server.ts';
 import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { toFerryError } from '../../shared/error.ts';
@@ -10,9 +11,7 @@ import { fussyConfig, LedgerLoad } from '../harness/ledger.ts';
 import { untilClean } from '../harness/leftovers.ts';
 import { type Load, loadOn } from '../harness/load.ts';
 import { doubles, type Observation, observe, twoDown } from '../harness/observe.ts';
-import { redisMissing } from '../harness/redis-server.ts';
 
-const missing = redisMissing();
 const long = process.env.FERRY_TEST_LONG === '1';
 const names = ['coordinator', 'coordinator-2'];
 /** The ledger takes so long to stop: the time in which its driver is hit. */
@@ -166,7 +165,7 @@ describe.skipIf(missing !== null)(
   },
 );
 
-describe.skipIf(missing !== null || !long)('the coordinator that drives a move is killed in each step', () => {
+describe.skipIf(redisMissing !== '' || !long)('the coordinator that drives a move is killed in each step', () => {
   for (const { name, step } of steps) {
     test(`${name}: the other one finishes`, async () => {
       cluster = await start();
@@ -235,7 +234,7 @@ async function storeLoses(lose: () => Promise<void>, prepare: () => Promise<void
   expect(doubles(report)).toEqual([]);
 }
 
-describe.skipIf(missing !== null)(`the store in mid-move${missing === null ? '' : ` (${missing})`}`, () => {
+describe.skipIf(redisMissing !== '')(`the store in mid-move${redisMissing}`, () => {
   test('Redis fails over to a replica that lacks the last writes: never two of a network down, nothing is left', async () => {
     cluster = await start({ lease: '3s' }, hosts);
     await cluster.redis.addReplica();
@@ -248,7 +247,7 @@ describe.skipIf(missing !== null)(`the store in mid-move${missing === null ? '' 
   test('FLUSHALL: never two of a network down, nothing is left', async () => {
     cluster = await start({ lease: '3s' }, hosts);
     await storeLoses(async () => {
-      await cluster.redis.primary.ask('FLUSHALL');
+      await cluster.redis.ask('FLUSHALL');
     });
   });
 });

@@ -21,7 +21,7 @@ import { HostStatus, type Machine, MachineConfigSchema, MachineState } from '../
 import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { ClientPool } from '../../shared/rpc/client.ts';
 import { mountXfs } from './disk.ts';
-import { RedisStore } from './redis-server.ts';
+import { RedisStore } from './redis-store.ts';
 
 const entry = join(import.meta.dirname, '../../cli/main.ts');
 const pollMs = 25;
@@ -84,13 +84,13 @@ export class TestCluster implements AsyncDisposable {
     const names = coordinatorNames(options.coordinators ?? 1);
     const dir = mkdtempSync(join(options.root ?? tmpdir(), 'ferry-cluster-'));
     const cluster = new TestCluster(dir);
-    if (options.store === 'redis') cluster.#redis = await RedisStore.start(dir, names);
+    if (options.store === 'redis') cluster.#redis = await RedisStore.start(names);
     const flags = (values: Flags) => Object.entries(values).flatMap(([name, value]) => [`--${name}`, value]);
     for (const name of names) {
       const address = `127.0.0.1:${await freePort()}`;
       cluster.#coordinators.set(name, address);
       const own = ['--data-dir', join(dir, name), '--listen', address, '--heartbeat-interval', '500ms'];
-      const store = cluster.#redis === null ? [] : ['--store', cluster.#redis.url(name)];
+      const store = cluster.#redis === null ? [] : ['--store', cluster.#redis.url(name), '--id', name];
       cluster.#daemons.set(name, {
         args: ['coordinator', ...own, ...store, ...flags(coordinatorFlags)],
         env: {},
