@@ -95,7 +95,7 @@ test('on a terminal the block is drawn in place, with one write each, and nothin
     `[============>           ] ${bytes} of 384.0 MiB (50 %), 64.0 MiB/s`,
     '0:45 left, predicted 1 min 05 s in all; 1 of 3 moved, 1 parked, 1 moving',
     'blocked networks: data',
-    '  web-2 bbbbbbbbbbbbbb -> host-3 precopy    [============>           ] 64.0 MiB of 128.0 MiB waits for network shop, which web-1 holds (0:00)',
+    '  web-2 bbbbbbbbbbbbbb -> host-3 precopy    [============>           ] 50 % of 128.0 MiB waits for network shop, which web-1 holds (0:00)',
     '',
   ];
   expect(screen(terminal.stdout)).toEqual([...lasting, ...block('192.0 MiB')]);

@@ -18,6 +18,7 @@ import { bar } from './progress.ts';
 import { formatBytes, formatLeft, formatMs, formatRoughMs, plural, word } from './units.ts';
 
 const plainStepPercent = 10;
+const barColumnsMin = 110;
 
 /** What is remembered of a Machine, so that each change is shown once. */
 interface Shown {
@@ -131,7 +132,9 @@ export class DrainView {
       parts.push(word(MigrationStep, step).padEnd(10));
       if (step === MigrationStep.PRECOPY || step === MigrationStep.FORK) {
         const percent = drainPercent({ bytesTotal: bytes, bytesDone });
-        parts.push(`${bar(percent)} ${formatBytes(bytesDone)} of ${formatBytes(bytes)}`);
+        // In a narrow window there is no room for a bar before what is waited for.
+        if (this.#terminal.columns() >= barColumnsMin) parts.push(bar(percent));
+        parts.push(`${percent} % of ${formatBytes(bytes)}`);
       }
     }
     if (wait !== undefined) parts.push(`waits for ${this.#since(wait)}`);
