@@ -128,7 +128,7 @@ export class DrainView {
   #machineLine(machine: DrainMachine, width: number): string {
     const { state, step, bytes, bytesDone, wait, destination } = machine;
     const parts = [`  ${machineLabel(machine).padEnd(width)} -> ${destination || '?'}`];
-    if (state === DrainMachineState.MOVING) {
+    if (state === DrainMachineState.MOVING && step !== MigrationStep.UNSPECIFIED) {
       parts.push(word(MigrationStep, step).padEnd(10));
       if (step === MigrationStep.PRECOPY || step === MigrationStep.FORK) {
         const percent = drainPercent({ bytesTotal: bytes, bytesDone });
