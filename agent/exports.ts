@@ -77,6 +77,11 @@ export class Exports {
     return ended.map(([token]) => token);
   }
 
+  /** Whether somebody reads with one of these tokens now. */
+  isRead(purpose: string): boolean {
+    return [...this.#grants.values()].some((grant) => grant.purpose === purpose && grant.opened.size > 0);
+  }
+
   /** Ends all tokens: the agent goes down. */
   close(): void {
     for (const { ended } of this.#grants.values()) ended.abort();

@@ -14,6 +14,9 @@ export interface HousekeepingOptions {
   readonly handovers: Handovers;
   readonly volumes: VolumeStore;
   readonly machines: { forgetDestroyed(): Promise<void> };
+  readonly sources: { sweep(): Promise<void> };
+  /** Whether the other agent reads what this migration was given. */
+  readonly isRead: (migrationId: string) => boolean;
   readonly clock: Clock;
   readonly log: Logger;
   readonly driverSilenceMs: number;
@@ -27,6 +30,7 @@ export async function keepHouse(options: HousekeepingOptions, signal: AbortSigna
   while (!signal.aborted) {
     try {
       await endUndriven(options);
+      await options.sources.sweep();
       await deleteKept(options);
       await options.machines.forgetDestroyed();
     } catch (error) {
@@ -40,10 +44,14 @@ export async function keepHouse(options: HousekeepingOptions, signal: AbortSigna
 async function endUndriven({
   journal,
   handovers,
+  isRead,
   driverSilenceMs,
   preparedExpiryMs,
 }: HousekeepingOptions): Promise<void> {
   for (const row of journal.openHandovers()) {
+    // A destination that copies the running Machine is driven itself: it ends when nobody drives it.
+    if (row.role === 'source' && row.state.step === 'offered' && isRead(row.migrationId))
+      handovers.driven(row.migrationId);
     const silentMs = handovers.silentMs(row.migrationId);
     if (row.role === 'source' && row.state.step === 'stopped' && silentMs >= driverSilenceMs) {
       await handovers.source(row.migrationId, { type: 'driver-silent' });

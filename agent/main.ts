@@ -21,7 +21,7 @@ import { Exports } from './exports.ts';
 import { VolumeCopies } from './handover/copies.ts';
 import { CopySources } from './handover/copy-sources.ts';
 import { HandoverEffects } from './handover/effects.ts';
-import { Handovers } from './handover/handovers.ts';
+import { Handovers, type SourceRow } from './handover/handovers.ts';
 import { Orders } from './handover/orders.ts';
 import { PeerRoutes } from './handover/peer-service.ts';
 import { Peers } from './handover/peers.ts';
@@ -35,7 +35,10 @@ import { Addresses } from './machines/addresses.ts';
 import { Machines } from './machines/machines.ts';
 import { ProcessRuntime } from './runtime/process/runtime.ts';
 import { AgentRoutes } from './service.ts';
+import { CopySource } from './transfer/copy-source.ts';
 import { FileExport } from './transfer/file-export.ts';
+import { keptSumsName } from './transfer/kept-sums.ts';
+import { seedCopy } from './transfer/seed-copy.ts';
 import { VolumeStream } from './volume-stream.ts';
 import { probeCapabilities, type VolumeCapabilities } from './volumes/capabilities.ts';
 import { commandRunner } from './volumes/command.ts';
@@ -44,8 +47,6 @@ import type { MountTools } from './volumes/mount.ts';
 import { VolumeStore } from './volumes/store.ts';
 
 const commandMs = 60_000;
-/** Room that snapshots must leave to the Machines of this host. */
-const snapshotReserveBytes = 128 * 1024 ** 2;
 const clock = systemClock;
 const random = systemRandom;
 
@@ -59,9 +60,12 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
   const over = AbortSignal.any([signal, stopping.signal]);
   try {
     const parts = await build(config, journal, log, over);
-    const { handovers, machines, stream, exports, server, heartbeat, volumes } = parts;
+    const { handovers, machines, stream, exports, sources, server, heartbeat, volumes } = parts;
     await stream.listen(config.streamListen, config.nbdListen);
     await handovers.recover();
+    await sources
+      .recover(journal.openHandovers().filter((row) => row.role === 'source') as SourceRow[])
+      .catch((error) => log.error({ err: error }, 'snapshots that were left'));
     await parts.listenDns();
     const address = await server.listen();
     parts.address.value = address;
@@ -72,7 +76,20 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     const work = [
       heartbeat.run(over),
       parts.directory.watch(clock, () => heartbeat.soon(), over),
-      keepHouse({ journal, handovers, volumes, machines, clock, log, ...config }, over),
+      keepHouse(
+        {
+          journal,
+          handovers,
+          volumes,
+          machines,
+          sources,
+          isRead: (migrationId) => exports.isRead(migrationId),
+          clock,
+          log,
+          ...config,
+        },
+        over,
+      ),
     ];
     log.info(
       {
@@ -174,8 +191,19 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     peers,
     transfer: stream,
     seeder: {
-      seed: async ({ volumeId }) => {
-        throw new Error(`${volumeId} cannot be begun with`);
+      seed: async (from, to, statePath, seedSignal) => {
+        const kept = await volumes.inspect(from.volumeId);
+        if (kept?.state !== 'relinquished') return false;
+        const sumsPath = volumes.statePath(from.volumeId, keptSumsName);
+        const seeded = await seedCopy({
+          kept: { imagePath: kept.path, sumsPath },
+          root: from.root,
+          imagePath: to.path,
+          statePath,
+          clock,
+          signal: seedSignal,
+        });
+        return seeded !== null;
       },
     },
     clock,
@@ -184,28 +212,9 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
   });
   const sources = new CopySources({
     handovers,
-    open: async (row) => {
-      const image = await volumes.inspect(row.detail.sourceVolumeId);
-      if (image === null) throw new Error(`volume ${row.detail.sourceVolumeId} is not here any more`);
-      return {
-        live: async () => ({
-          snapshot: '',
-          baseContext: '',
-          changedBytes: 0,
-          mode: 'none',
-          modeReason: '',
-          refused: 'not_supported',
-          snapshotMs: 0,
-        }),
-        stopped: async () => ({ snapshot: row.migrationId, baseContext: '', changedBytes: 0 }),
-        openExport: () => openVolume(row.detail.sourceVolumeId),
-        root: (rootSignal) => stream.root(image.path, { direct: false, signal: rootSignal }),
-        dropSnapshots: async () => {},
-        end: async () => {},
-      };
-    },
-    freeBytes: () => volumes.freeBytes(),
-    reserveBytes: snapshotReserveBytes,
+    open: ({ migrationId, detail }) =>
+      CopySource.open({ migrationId, volumeId: detail.sourceVolumeId, volumes, clock, log }),
+    volumes,
     log,
   });
   const hands = {
@@ -332,6 +341,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     machines,
     stream,
     exports,
+    sources,
     heartbeat,
     server,
     address,

@@ -15,11 +15,11 @@ import type { TlsFiles } from './config.ts';
 import type { HostCopyLimits } from './copy-limits.ts';
 import type { Exports } from './exports.ts';
 import type { PullWish, VolumeTransfer } from './handover/transfer.ts';
-import { hostDisk } from './transfer/disk.ts';
 import { TransferError, type TransferReason } from './transfer/error.ts';
 import { pullVolume } from './transfer/pull.ts';
+import { heldSnapshot } from './transfer/seed-copy.ts';
 import { sumFile } from './transfer/sum-file.ts';
-import { SumsFile } from './transfer/sums.ts';
+import { ferryErrorOf } from './volumes/ferry-error.ts';
 
 /** Bound of a connection's handshake and of a silence while requests wait. */
 const nbdTimeoutMs = 15_000;
@@ -111,14 +111,12 @@ export class VolumeStream implements VolumeTransfer {
     try {
       return (await sumFile({ path: imagePath, direct, signal })).root;
     } catch (error) {
-      throw explain(error);
+      throw explainTransfer(error);
     }
   }
 
   async held(statePath: string): Promise<string> {
-    const sums = await SumsFile.open(hostDisk, statePath);
-    await sums?.close();
-    return sums?.header.snapshot ?? '';
+    return (await heldSnapshot(statePath)) ?? '';
   }
 
   async pull(wish: PullWish): Promise<{ root: string; bytesTransferred: number }> {
@@ -130,9 +128,6 @@ export class VolumeStream implements VolumeTransfer {
       const limit = isLive ? lower(Number(opened.limitBytesPerSecond), limiter.bytesPerSecond ?? 0) : 0;
       onProgress(create(CopyProgressSchema, { ...progress, limitBytesPerSecond: BigInt(limit) }));
     };
-    // What a pull finds of an earlier one under the same name was brought by a broken try; what it keeps of another
-    // snapshot is no try that broke.
-    const resumed = (bytes: number) => BigInt(held === snapshot ? bytes : 0);
     try {
       const result = await pullVolume({
         connect: async (connectSignal) => {
@@ -159,7 +154,7 @@ export class VolumeStream implements VolumeTransfer {
             bytesTotal: BigInt(progress.bytesTotal),
             bytesDone: BigInt(progress.bytesDone),
             bytesTransferred: BigInt(progress.bytesTransferred),
-            bytesResumed: resumed(progress.bytesResumed),
+            bytesResumed: BigInt(progress.bytesResumed),
             bytesPerSecond: BigInt(Math.round(rate)),
             ...(rate > 0 ? { remainingMs: BigInt(Math.round((left / rate) * 1000)) } : {}),
             phase: progress.phase === 'verifying' ? 'verifying' : 'copying',
@@ -170,13 +165,13 @@ export class VolumeStream implements VolumeTransfer {
         bytesTotal: BigInt(sizeBytes),
         bytesDone: BigInt(sizeBytes),
         bytesTransferred: BigInt(result.bytesTransferred),
-        bytesResumed: resumed(result.bytesResumed),
+        bytesResumed: BigInt(result.bytesResumed),
         remainingMs: 0n,
         phase: 'done',
       });
       return { root: result.root, bytesTransferred: result.bytesTransferred };
     } catch (error) {
-      throw explain(error);
+      throw explainTransfer(error);
     }
   }
 
@@ -222,7 +217,8 @@ async function openAgain<T>(openExport: () => Promise<T>): Promise<T> {
   }
 }
 
-function explain(error: unknown): FerryError {
+/** What went wrong with a volume's bytes, as callers decide by it. */
+export function explainTransfer(error: unknown): FerryError {
   const cause = error instanceof TransferError ? error.cause : null;
   // What the source answered when it was asked for the export again.
   if (cause instanceof FerryError) return cause;
@@ -236,5 +232,5 @@ function explain(error: unknown): FerryError {
     return new FerryError('copy_broken', error.message, { nextAction, cause: error });
   }
   if (error instanceof TransferError) return new FerryError(reasonOf[error.reason], error.message, { cause: error });
-  return toFerryError(error);
+  return ferryErrorOf(error);
 }

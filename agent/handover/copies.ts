@@ -29,8 +29,13 @@ const seedPrefix = 'root:';
 
 /** Begins a copy with a kept one. */
 export interface Seeder {
-  /** Fills the image of a new copy from a kept volume's, under the snapshot name `root:<root>`; repeatable. */
-  seed(from: { volumeId: string; root: string }, to: VolumeInfo, statePath: string, signal: AbortSignal): Promise<void>;
+  /** Fills the image of a new copy from a kept volume's, under the snapshot name `root:<root>`; repeatable. False if it cannot. */
+  seed(
+    from: { volumeId: string; root: string },
+    to: VolumeInfo,
+    statePath: string,
+    signal: AbortSignal,
+  ): Promise<boolean>;
 }
 
 /** What the copies work with. */
@@ -302,10 +307,15 @@ export class VolumeCopies {
     const { transfer, seeder, log, handovers } = this.#options;
     const { migrationId, detail } = row;
     const { seed } = handovers.row(migrationId)?.detail ?? detail;
-    if (!seed || (await transfer.held(statePath)) !== '') return;
+    if (!seed) return;
+    const held = await transfer.held(statePath);
+    if (held !== '' && !held.startsWith(seedPrefix)) return;
     this.#show(row, 'seeding');
     try {
-      await seeder.seed(seed, image, statePath, signal);
+      if (!(await seeder.seed(seed, image, statePath, signal))) {
+        handovers.note(migrationId, { seed: null });
+        return;
+      }
       const { precopy = newNote } = handovers.row(migrationId)?.detail ?? detail;
       handovers.note(migrationId, { precopy: { ...precopy, baseRoot: seed.root } });
     } catch (error) {

@@ -9,6 +9,7 @@ import type { SigningKey } from '../../shared/signing.ts';
 import type { Directory } from '../directory.ts';
 import type { Exports } from '../exports.ts';
 import type { HandoverDetail, HandoverRow, Journal } from '../journal.ts';
+import { keepSums, keptSumsName } from '../transfer/kept-sums.ts';
 import type { VolumeStore } from '../volumes/store.ts';
 import { type Seal, strayCopies } from './boot.ts';
 import type { VolumeCopies } from './copies.ts';
@@ -318,9 +319,21 @@ export class HandoverEffects implements Effects {
     const { handovers, peers, key, directory } = this.#options;
     const now = handovers.row(row.migrationId);
     if (now?.role !== 'destination' || now.state.step !== 'owner' || now.state.settlementKnown) return;
+    await this.#keepSums(now as DestinationRow, now.state.ticket.root);
     const settlement = signSettlement(key, now.state.settlement);
     await peers.deliver(now.detail.peer, row.migrationId, settlement, { directory: directory.own(row.machineId) });
     await handovers.destination(row.migrationId, { type: 'settlement-known' });
+  }
+
+  /** What is known of the copy's bytes stays beside it: should the Machine go back, only what changed since has to. */
+  async #keepSums(row: DestinationRow, root: string): Promise<void> {
+    const { volumes, log } = this.#options;
+    const { volumeId } = row.state.subject;
+    if (row.detail.volumeSizeBytes === 0) return;
+    const statePath = volumes.statePath(volumeId, 'receiving.state');
+    await keepSums({ statePath, keptPath: volumes.statePath(volumeId, keptSumsName) }, root).catch((error) =>
+      log.warn({ migration: row.migrationId, err: error }, 'a way back of this Machine will copy all of its volume'),
+    );
   }
 
   async #deliverDecline(row: DestinationRow): Promise<void> {

@@ -5,8 +5,8 @@ import { FerryError, invalidArgument, toFerryError } from '../../shared/error.ts
 import { checkId } from '../../shared/ids.ts';
 import { verifySignature } from '../../shared/signing.ts';
 import type { HostCopyLimits } from '../copy-limits.ts';
-import type { VolumeStream } from '../volume-stream.ts';
-import type { OpenedLive } from './copy-sources.ts';
+import type { LiveRound } from '../transfer/copy-source.ts';
+import { explainTransfer, type VolumeStream } from '../volume-stream.ts';
 import { peerKey } from './effects.ts';
 import type { SourceRow } from './handovers.ts';
 import type { Orders, OrdersOptions } from './orders.ts';
@@ -109,10 +109,12 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
     if (live && round === 0) throw invalidArgument('round', 'is 0', 'the number of the round, from 1');
     const source = await sources.of(row);
     const have = { snapshot: haveSnapshot, root: haveRoot };
-    const opened = live ? await source.live(round, have) : await source.stopped(have);
-    if ('comparing' in opened) return { comparing: true };
+    const opened = await (live ? source.live(round, have) : source.stopped(have)).catch((error) =>
+      Promise.reject(explainTransfer(error)),
+    );
+    if (opened.comparing) return { comparing: true };
     this.#exportable(request);
-    const told = live ? this.#live(row, opened as OpenedLive) : { mode: 'none' };
+    const told = live ? this.#live(row, opened as LiveRound) : { mode: 'none' };
     if (opened.snapshot === '') return told;
     // A round's tokens end with it.
     await disconnect(exports.end(migrationId, { round: opened.snapshot }));
@@ -144,7 +146,7 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
   };
 
   /** What is told of a live round; the longest stall is remembered for the Machine's event log. */
-  #live(row: SourceRow, { mode, modeReason, refused, snapshotMs }: OpenedLive) {
+  #live(row: SourceRow, { mode, modeReason, refused, snapshotMs }: LiveRound) {
     const stallMs = Math.round(snapshotMs);
     if (stallMs > (this.#options.handovers.row(row.migrationId)?.detail.longestWriteStallMs ?? 0))
       this.#options.handovers.note(row.migrationId, { longestWriteStallMs: stallMs });
