@@ -29,10 +29,18 @@ const defaultTimeoutMs = 5_000;
 export class Agents {
   readonly #clients: Clients;
   readonly #book: AddressBook;
+  readonly #mayCall: () => void;
 
-  constructor(clients: Clients, book: AddressBook) {
+  /** `mayCall` is asked right before each call leaves, and throws to keep it back. */
+  constructor(clients: Clients, book: AddressBook, mayCall = () => {}) {
     this.#clients = clients;
     this.#book = book;
+    this.#mayCall = mayCall;
+  }
+
+  /** The same agents, under a condition. */
+  when(mayCall: () => void): Agents {
+    return new Agents(this.#clients, this.#book, mayCall);
   }
 
   /** Calls a host's HandoverService. */
@@ -66,6 +74,7 @@ export class Agents {
   ): Promise<T> {
     signal?.throwIfAborted();
     const client = this.#clients.client(service, await this.#book.addressOf(hostId));
+    this.#mayCall();
     try {
       return await call(client, { timeoutMs, ...(signal === undefined ? {} : { signal }) });
     } catch (error) {

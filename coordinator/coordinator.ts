@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { ConnectRouter } from '@connectrpc/connect';
 import {
+  ClusterService,
   HostService,
   LockService,
   MachineService,
@@ -13,6 +14,7 @@ import type { Random } from '../shared/random.ts';
 import { Agents, type Clients } from './agents.ts';
 import type { CoordinatorConfig } from './config.ts';
 import { Directory } from './directory.ts';
+import type { Gate } from './locks/gate.ts';
 import { NetworkLocks } from './locks/network-lock.ts';
 import { Orphans } from './locks/orphans.ts';
 import { MigrationBook } from './migrations/book.ts';
@@ -20,23 +22,28 @@ import { MigrationDriver } from './migrations/driver.ts';
 import { Housekeeping } from './migrations/housekeeping.ts';
 import type { JourneyParts } from './migrations/journey.ts';
 import { Planner } from './migrations/planner.ts';
+import { Rebuild } from './rebuild/rebuild.ts';
 import { Roster } from './roster.ts';
+import { clusterService } from './services/cluster.ts';
 import { hostService } from './services/hosts.ts';
 import { lockService } from './services/locks.ts';
 import { machineService } from './services/machines.ts';
 import { migrationService } from './services/migrations.ts';
 import { volumeService } from './services/volumes.ts';
+import { Sessions } from './sessions.ts';
 import type { Store } from './store/store.ts';
 
-/** Ended migrations that are kept for people to look at. */
-const migrationsKept = 10_000;
 const migrationsWaitingMax = 1000;
-/** An agent whose coordinator was away calls again within this. */
-const reportMsMax = 3_000;
 
 /** Time, randomness, storage and RPC, as a coordinator gets them. */
 export interface CoordinatorOptions {
-  readonly config: Pick<CoordinatorConfig, 'heartbeatIntervalMs' | 'startDeadlineMs' | 'concurrentMax'>;
+  readonly config: Pick<
+    CoordinatorConfig,
+    'heartbeatIntervalMs' | 'startDeadlineMs' | 'concurrentMax' | 'downtimeBudgetMs' | 'leaseMs'
+  >;
+  /** Name of this coordinator; one process a name. */
+  readonly id: string;
+  readonly version: string;
   readonly store: Store;
   readonly clients: Clients;
   readonly clock: Clock;
@@ -46,58 +53,75 @@ export interface CoordinatorOptions {
 
 /** A coordinator without its server: the services as routes, and the driver behind them. */
 export class Coordinator {
-  readonly #options: CoordinatorOptions;
+  readonly #sessions: Sessions;
+  readonly #rebuild: Rebuild;
   readonly #driver: MigrationDriver;
   readonly #housekeeping: Housekeeping;
   readonly #stopping = new AbortController();
-  #tidying: Promise<void> = Promise.resolve();
+  #running: Promise<unknown> = Promise.resolve();
+  /** The session ends last, so that nothing is driven twice meanwhile. */
+  readonly #ending = new AbortController();
+  #renewing: Promise<void> = Promise.resolve();
   /** Registers the services. */
   readonly routes: (router: ConnectRouter) => void;
 
-  private constructor(options: CoordinatorOptions, term: bigint, openAtMs: number) {
-    this.#options = options;
-    const { store, clients, clock, random, log, config } = options;
-    const directory = new Directory({ store, clock, random, openAtMs });
-    const roster = new Roster({ store, clock, directory, heartbeatIntervalMs: config.heartbeatIntervalMs });
+  constructor(options: CoordinatorOptions) {
+    const { store, clients, clock, random, log, config, id, version } = options;
+    const { heartbeatIntervalMs, startDeadlineMs, concurrentMax, downtimeBudgetMs, leaseMs } = config;
+    const sessions = new Sessions({ store, clock, random, log, coordinator: id, version, leaseMs });
+    const gate: Gate = { shut: (overridden) => this.#rebuild.shut(overridden) };
+    const generation = () => this.#rebuild.generation;
+    const directory = new Directory({ store, random, gate });
+    const roster = new Roster({ store, clock, directory, heartbeatIntervalMs, generation });
     const agents = new Agents(clients, roster);
-    const orphans = new Orphans({ store, agents, clock, term, log, openAtMs });
-    const locks = new NetworkLocks({ store, agents, orphans, clock, openAtMs });
-    const book = new MigrationBook(store);
-    const parts: JourneyParts = { store, book, agents, roster, locks, clock, term };
-    const { concurrentMax, startDeadlineMs } = config;
-    const driver = new MigrationDriver({ ...parts, random, log, concurrentMax, waitingMax: migrationsWaitingMax });
-    const planner = new Planner({ store, agents, book, roster, driver, clock, random, term });
+    const orphans = new Orphans({ store, agents, log, gate });
+    const locks = new NetworkLocks({ store, agents, orphans, clock, gate });
+    const book = new MigrationBook(store, clock);
+    const parts: JourneyParts = { store, book, agents, roster, locks, clock, log };
+    const driver = new MigrationDriver({ ...parts, random, sessions, concurrentMax, waitingMax: migrationsWaitingMax });
+    const isLost = () => this.#rebuild.isLost;
+    const planner = new Planner({ store, agents, roster, driver, clock, random, downtimeBudgetMs, isLost });
+    this.#sessions = sessions;
     this.#driver = driver;
-    this.#housekeeping = new Housekeeping({ parts, store, orphans, clock, log });
+    this.#rebuild = new Rebuild({
+      store,
+      agents,
+      roster,
+      clock,
+      log,
+      heartbeatIntervalMs,
+      defaults: () => ({ startDeadlineMs, downtimeBudgetMs }),
+      onLost: () => sessions.lose('the store was lost, or another server took it over'),
+      remembered: () => driver.remembered(),
+      restoreDrain: async () => {},
+    });
+    this.#housekeeping = new Housekeeping({ parts, store, orphans, sessions, clock, log });
     this.routes = (router) => {
       router.service(MachineService, machineService({ store, roster, agents, random }));
       router.service(VolumeService, volumeService({ roster, agents, random }));
-      router.service(HostService, hostService({ store, roster, agents, log }));
-      router.service(MigrationService, migrationService({ parts, driver, planner, startDeadlineMs }));
+      router.service(HostService, hostService({ store, roster, agents, log, rebuild: this.#rebuild }));
+      router.service(MigrationService, migrationService({ parts, driver, planner, startDeadlineMs, downtimeBudgetMs }));
       router.service(LockService, lockService(parts));
+      router.service(ClusterService, clusterService({ store, roster, rebuild: this.#rebuild, sessions }));
     };
   }
 
-  /** Takes the next driver term; nothing is driven before `start`. */
-  static async create(options: CoordinatorOptions): Promise<Coordinator> {
-    const { store, clock, config } = options;
-    // A store that begins empty may have been lost: hosts that it does not know yet may hold permits.
-    const isEmpty = (await store.hosts()).length === 0;
-    const openAtMs = isEmpty ? clock.nowMs() + Math.max(reportMsMax, 3 * config.heartbeatIntervalMs) : 0;
-    return new Coordinator(options, BigInt(clock.nowMs()), openAtMs);
+  /** Begins to drive, as the coordinator that answers at `address`. */
+  async start(address: string): Promise<void> {
+    const { signal } = this.#stopping;
+    await this.#rebuild.start();
+    await this.#sessions.start(address);
+    this.#running = Promise.all([this.#rebuild.run(signal), this.#driver.run(signal), this.#housekeeping.run(signal)]);
+    this.#renewing = this.#sessions.run(this.#ending.signal);
+    await this.#driver.takeOver().catch(() => {});
   }
 
-  /** Resumes every open migration and begins the housekeeping. */
-  async start(): Promise<void> {
-    await this.#options.store.pruneMigrations(migrationsKept);
-    await this.#driver.resume();
-    this.#tidying = this.#housekeeping.run(this.#stopping.signal);
-  }
-
-  /** Stops driving; the store stays as it is, for the next start. Twice is harmless. */
+  /** Stops driving; the store stays as it is, and others take over at once. Twice is harmless. */
   async stop(): Promise<void> {
     this.#stopping.abort(new Error('the coordinator is going down'));
-    await Promise.all([this.#driver.stop(), this.#tidying]);
+    await Promise.all([this.#driver.stop(), this.#running]);
+    this.#ending.abort();
+    await this.#renewing;
   }
 }
 

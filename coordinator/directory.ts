@@ -7,9 +7,9 @@ import {
 } from '../proto/gen/ferry/v1/directory_pb.ts';
 import type { HeartbeatRequest } from '../proto/gen/ferry/v1/host_pb.ts';
 import type { Machine } from '../proto/gen/ferry/v1/machine_pb.ts';
-import type { Clock } from '../shared/clock.ts';
 import { directoryRowOf, isNewer, isSound, saysTheSame } from '../shared/directory-row.ts';
 import type { Random } from '../shared/random.ts';
+import type { Gate } from './locks/gate.ts';
 import type { HostRow, Store } from './store/store.ts';
 
 /** What one update holds at most. */
@@ -21,10 +21,9 @@ const goneMax = 10_000;
 /** What a directory works with. */
 export interface DirectoryOptions {
   readonly store: Pick<Store, 'placements' | 'placement'>;
-  readonly clock: Clock;
   readonly random: Random;
-  /** Agents are told nothing before: what a store that was lost does not know yet would be forgotten by them. */
-  readonly openAtMs: number;
+  /** While it is shut nobody is told all: what a store that was lost does not know yet would be forgotten by agents. */
+  readonly gate: Gate;
 }
 
 interface Entry {
@@ -38,8 +37,7 @@ interface Entry {
  */
 export class Directory {
   readonly #store: DirectoryOptions['store'];
-  readonly #clock: Clock;
-  readonly #openAtMs: number;
+  readonly #gate: Gate;
   readonly #random: Random;
   #id: string;
   /** In the order of their versions. */
@@ -52,10 +50,9 @@ export class Directory {
   #gone = 0;
   #version = 0n;
 
-  constructor({ store, clock, random, openAtMs }: DirectoryOptions) {
+  constructor({ store, random, gate }: DirectoryOptions) {
     this.#store = store;
-    this.#clock = clock;
-    this.#openAtMs = openAtMs;
+    this.#gate = gate;
     this.#random = random;
     this.#id = newId(random);
   }
@@ -91,10 +88,10 @@ export class Directory {
     this.#readAtMs.set(id, lastHeartbeatMs);
   }
 
-  /** What an agent lacks that has `version` of directory `id`; undefined while this directory is not complete itself. */
+  /** What an agent lacks that has `version` of directory `id`; undefined while this directory may lack some itself. */
   #since(id: string, version: bigint): DirectoryUpdate | undefined {
-    if (this.#clock.nowMs() < this.#openAtMs) return undefined;
     const complete = id !== this.#id || version > this.#version;
+    if (complete && this.#gate.shut() !== undefined) return undefined;
     const update = create(DirectoryUpdateSchema, { directoryId: this.#id, version: this.#version, complete });
     if (!complete && version === this.#version) return update;
     let bytes = 0;

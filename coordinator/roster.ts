@@ -23,6 +23,8 @@ export interface RosterOptions {
   readonly clock: Clock;
   readonly directory: Directory;
   readonly heartbeatIntervalMs: number;
+  /** Generation of the store; empty = not known yet. */
+  readonly generation: () => string;
 }
 
 /** Hosts, as heartbeats show them, and the directory of Machines that comes with the heartbeats. */
@@ -32,12 +34,14 @@ export class Roster implements AddressBook {
   readonly #directory: Directory;
   readonly #intervalMs: number;
   readonly #startedMs: number;
+  readonly #generation: () => string;
 
-  constructor({ store, clock, directory, heartbeatIntervalMs }: RosterOptions) {
+  constructor({ store, clock, directory, heartbeatIntervalMs, generation }: RosterOptions) {
     this.#store = store;
     this.#clock = clock;
     this.#directory = directory;
     this.#intervalMs = heartbeatIntervalMs;
+    this.#generation = generation;
     this.#startedMs = clock.nowMs();
   }
 
@@ -81,6 +85,7 @@ export class Roster implements AddressBook {
       journalWentBack: host.journalWentBack,
       intervalMs: this.#intervalMs,
       roster: others.map((other) => this.#describe(other, 0)),
+      storeGeneration: this.#generation(),
       ...(directory === undefined ? {} : { directory }),
     });
   }
@@ -130,10 +135,14 @@ export class Roster implements AddressBook {
 
   /** The host as operators see it. */
   async describe(host: HostRow): Promise<Host> {
-    return this.#describe(host, (await this.#store.placements({ hostId: host.id })).length);
+    const [placed, drain] = await Promise.all([
+      this.#store.placements({ hostId: host.id }),
+      this.#store.drainOfHost(host.id),
+    ]);
+    return this.#describe(host, placed.length, drain?.open === true ? drain.drain.id : '');
   }
 
-  #describe(host: HostRow, machineCount: number): Host {
+  #describe(host: HostRow, machineCount: number, drainId = ''): Host {
     return create(HostSchema, {
       id: host.id,
       number: host.number,
@@ -147,7 +156,10 @@ export class Roster implements AddressBook {
       lastHeartbeatAt: timestampFromMs(host.lastHeartbeatMs),
       reason: this.#reasonOf(host),
       capabilities: [...host.capabilities],
+      drainId,
+      ...(host.copyLimits === undefined ? {} : { copyLimits: host.copyLimits }),
       dnsAddress: host.dnsAddress,
+      notes: [...host.notes],
     });
   }
 

@@ -1,8 +1,10 @@
+import type { DirectoryRow } from '../../proto/gen/ferry/v1/directory_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { toFerryError } from '../../shared/error.ts';
 import type { Agents } from '../agents.ts';
 import { pause } from '../pause.ts';
 import type { LockAnswer, LockRow, Store } from '../store/store.ts';
+import type { Gate } from './gate.ts';
 import { type Orphans, wantsLock } from './orphans.ts';
 import { askPermits, givePermitBack } from './permits.ts';
 
@@ -22,12 +24,14 @@ export interface LockSeeker {
   readonly sinceMs: number;
   /** Higher goes first in line. */
   readonly priority: number;
+  /** Reaches agents only while the seeker may order anything. */
+  readonly agents: Agents;
   /** Hosts whose permit is not waited for, as of now. */
   overrides(): Promise<readonly string[]>;
   /** Made durable before the hosts are asked, so that their permits are asked back whatever happens. */
   asks(hosts: readonly string[]): Promise<void>;
-  /** What it waits for, in words. */
-  waits(text: string): Promise<void>;
+  /** What it waits for: the kind, the migration, network or host, and the words. */
+  waits(kind: 'lock' | 'permit' | 'host' | 'store', subject: string, text: string): Promise<void>;
 }
 
 /** The lock of a network and the permits behind it. */
@@ -46,42 +50,56 @@ export class NetworkLocks {
   readonly #agents: Agents;
   readonly #orphans: Orphans;
   readonly #clock: Clock;
-  readonly #openAtMs: number;
+  readonly #gate: Gate;
   /** Wakes all that wait for a lock. */
   #changed = new AbortController();
 
-  /** Nothing is granted before `openAtMs`: until then hosts report to a store that began empty. */
-  constructor(options: { store: Store; agents: Agents; orphans: Orphans; clock: Clock; openAtMs: number }) {
+  /** Nothing is granted while the gate is shut: a store that was lost does not know yet who promised what. */
+  constructor(options: { store: Store; agents: Agents; orphans: Orphans; clock: Clock; gate: Gate }) {
     this.#store = options.store;
     this.#agents = options.agents;
     this.#orphans = options.orphans;
     this.#clock = options.clock;
-    this.#openAtMs = options.openAtMs;
+    this.#gate = options.gate;
   }
 
   /** Resolves once the lock is held and all hosts have promised. Repeating it is harmless. */
   async acquire(seeker: LockSeeker, signal: AbortSignal): Promise<GrantedLock> {
-    const { network, holder, term } = seeker;
+    const { network, holder, term, agents } = seeker;
     const silentSinceMs = new Map<string, number>();
     let fenceAbove = 0n;
-    await this.#untilOpen(seeker, signal);
     for (;;) {
       const changed = this.#changed.signal;
-      const answer = await this.#store.acquireLock({ ...seeker, migrationId: holder, fenceAbove });
+      const overridden = await seeker.overrides();
+      const shut = this.#gate.shut(overridden);
+      if (shut !== undefined) {
+        await seeker.waits(shut.kind, shut.subject, shut.text);
+        await this.#pause(signal, changed);
+        continue;
+      }
+      const answer = await this.#store.acquireLock({
+        network,
+        migrationId: holder,
+        machineId: seeker.machineId,
+        source: seeker.source,
+        destination: seeker.destination,
+        sinceMs: seeker.sinceMs,
+        priority: seeker.priority,
+        fenceAbove,
+      });
       if (answer.kind === 'waiting') {
-        await seeker.waits(waitingText(network, answer));
+        await seeker.waits('lock', answer.lock?.migrationId ?? network, waitingText(network, answer));
         if (await this.#clearTheWay(answer)) continue;
         await this.#pause(signal, changed);
         continue;
       }
       const { fence } = answer.lock;
-      const overridden = await seeker.overrides();
       // Source and destination promise always: the stop is refused without.
       const needed = (host: string) =>
         host === seeker.source || host === seeker.destination || !overridden.includes(host);
       const hosts = (await this.#hostsOf(seeker)).filter(needed);
       await seeker.asks(hosts);
-      const outcome = await askPermits(this.#agents, hosts, { network, holder, fence, term }, signal);
+      const outcome = await askPermits(agents, hosts, { network, holder, fence, term }, signal);
       switch (outcome.kind) {
         case 'granted':
           return { fence, hosts };
@@ -90,14 +108,19 @@ export class NetworkLocks {
           continue;
         case 'refused':
           await seeker.waits(
+            'permit',
+            outcome.host,
             `host ${outcome.host} promised network ${network} to ${outcome.holder || 'another migration'}`,
           );
           await this.#orphans.releasePermits(outcome.host, signal).catch(() => signal.throwIfAborted());
+          await this.#letPass(seeker, outcome.holder);
           break;
         case 'silent': {
           const sinceMs = silentSinceMs.get(outcome.host) ?? this.#clock.nowMs();
           silentSinceMs.set(outcome.host, sinceMs);
           await seeker.waits(
+            'host',
+            outcome.host,
             `host ${outcome.host} has not answered since ${new Date(sinceMs).toISOString()}: a Machine of network ` +
               `${network} may be down there; if you know that none is, override the host for this migration`,
           );
@@ -107,22 +130,23 @@ export class NetworkLocks {
     }
   }
 
-  async #untilOpen(seeker: LockSeeker, signal: AbortSignal): Promise<void> {
-    const leftMs = this.#openAtMs - this.#clock.nowMs();
-    if (leftMs <= 0) return;
-    await seeker.waits(
-      'all hosts to report: this store began empty, and a host that it does not know yet may hold a permit',
-    );
-    await pause(this.#clock, leftMs, signal);
-    signal.throwIfAborted();
-  }
-
   /** Hosts of the network, with source and destination, in the order of host numbers. */
   async #hostsOf({ network, source, destination }: LockSeeker): Promise<string[]> {
     const placed = await this.#store.placements({ network });
     const wanted = new Set([source, destination, ...placed.map((placement) => placement.hostId)]);
     const hosts = (await this.#store.hosts()).filter((host) => wanted.has(host.id));
     return hosts.sort((a, b) => a.number - b.number).map((host) => host.id);
+  }
+
+  /**
+   * A store that lost its last writes may give the lock to one migration while hosts have promised the network to another, which
+   * needs the lock to go on: that one goes first.
+   */
+  async #letPass({ network, holder, migrationId }: LockSeeker, promisedTo: string): Promise<void> {
+    if (holder !== migrationId || promisedTo === '') return;
+    const record = await this.#store.migration(promisedTo);
+    if (record === undefined || !wantsLock(record)) return;
+    await this.#store.releaseLock(network, holder);
   }
 
   /** Releases an orphaned lock and takes the dead out of the line; answers whether trying again at once makes sense. */
@@ -143,21 +167,33 @@ export class NetworkLocks {
 
   /**
    * Gives permits and lock back. A host that does not answer, or that still keeps a Machine down, never blocks this:
-   * those hosts are answered, to be asked again later.
+   * those hosts are answered, to be asked again later. All of them are told where the Machine is now (`directory`).
    */
-  async release(network: string, holder: string, hosts: readonly string[], signal: AbortSignal): Promise<string[]> {
-    const left = await this.askBack(network, holder, hosts, signal);
+  async release(
+    network: string,
+    holder: string,
+    hosts: readonly string[],
+    signal: AbortSignal,
+    directory?: DirectoryRow,
+  ): Promise<string[]> {
+    const left = await this.askBack(network, holder, hosts, signal, directory);
     await this.#store.releaseLock(network, holder);
     this.#wake();
     return left;
   }
 
   /** Asks hosts for their permits back; answers those that still have to be asked. */
-  async askBack(network: string, holder: string, hosts: readonly string[], signal: AbortSignal): Promise<string[]> {
+  async askBack(
+    network: string,
+    holder: string,
+    hosts: readonly string[],
+    signal: AbortSignal,
+    directory?: DirectoryRow,
+  ): Promise<string[]> {
     const left = await Promise.all(
       hosts.map(async (host) => {
         try {
-          await givePermitBack(this.#agents, host, { network, holder }, signal);
+          await givePermitBack(this.#agents, host, { network, holder, directory }, signal);
           return [];
         } catch (error) {
           signal.throwIfAborted();

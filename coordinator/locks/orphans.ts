@@ -1,10 +1,10 @@
 import type { Handover } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
-import type { Clock } from '../../shared/clock.ts';
 import { toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
 import { type Agents, isSilence } from '../agents.ts';
 import type { LockRow, MigrationRecord, Store } from '../store/store.ts';
+import type { Gate } from './gate.ts';
 import { givePermitBack, permitsOf } from './permits.ts';
 
 /** What a migration means for the Machine at one of its hosts. `silent`: the host does not say. */
@@ -14,31 +14,20 @@ type Standing = 'active' | 'over' | 'handed-over' | 'up-here' | 'silent';
 export class Orphans {
   readonly #store: Store;
   readonly #agents: Agents;
-  readonly #clock: Clock;
-  readonly #term: bigint;
   readonly #log: Logger;
-  readonly #openAtMs: number;
+  readonly #gate: Gate;
 
-  /** Permits of unknown migrations stay until `openAtMs`: until then hosts report to a store that began empty. */
-  constructor(options: {
-    store: Store;
-    agents: Agents;
-    clock: Clock;
-    term: bigint;
-    log: Logger;
-    openAtMs: number;
-  }) {
+  /** Nothing is an orphan while the gate is shut: who it belongs to may not be known again yet. */
+  constructor(options: { store: Store; agents: Agents; log: Logger; gate: Gate }) {
     this.#store = options.store;
     this.#agents = options.agents;
-    this.#clock = options.clock;
-    this.#term = options.term;
     this.#log = options.log;
-    this.#openAtMs = options.openAtMs;
+    this.#gate = options.gate;
   }
 
   /** Releases a lock, and its permits, if its migration has ended or is unknown and both its hosts say so. */
   async releaseLock(lock: LockRow): Promise<boolean> {
-    if (await this.#isWanted(lock.migrationId)) return false;
+    if (this.#gate.shut() !== undefined || (await this.#isWanted(lock.migrationId))) return false;
     if (!(await this.isOver(lock))) return false;
     for (const host of await this.#store.hosts()) {
       await givePermitBack(this.#agents, host.id, { network: lock.network, holder: lock.migrationId }).catch(() => {});
@@ -50,7 +39,7 @@ export class Orphans {
 
   /** Releases the permits of one host that are nobody's any more. */
   async releasePermits(host: string, signal?: AbortSignal): Promise<void> {
-    if (this.#clock.nowMs() < this.#openAtMs) return;
+    if (this.#gate.shut() !== undefined) return;
     for (const permit of await permitsOf(this.#agents, host, signal)) {
       if (await this.#isWanted(permit.migrationId)) continue;
       if ((await this.#store.lock(permit.network))?.migrationId === permit.migrationId) continue;
@@ -76,7 +65,7 @@ export class Orphans {
   async #sourceStanding(lock: Pick<LockRow, 'migrationId' | 'machineId' | 'source'>): Promise<Standing> {
     const handover = await this.#ask(lock.source, lock.migrationId);
     if (handover === undefined) return 'silent';
-    if (handover.role === 'unknown') return this.#burn(lock);
+    if (handover.role === 'unknown') return this.#burn(lock, handover.term);
     return standingOf(handover);
   }
 
@@ -88,16 +77,18 @@ export class Orphans {
   /** Nothing is held for a Machine that was only offered, and no store knows who offered it: the ID is burnt. */
   async #endOffered(host: string, handover: Handover): Promise<Standing> {
     const { migrationId, machineId, step } = handover;
-    return step === 'offered' ? this.#burn({ migrationId, machineId, source: host }) : standingOf(handover);
+    return step === 'offered'
+      ? this.#burn({ migrationId, machineId, source: host }, handover.term)
+      : standingOf(handover);
   }
 
   /** "Never heard of it" stays true only once the ID is burnt. */
-  async #burn(lock: Pick<LockRow, 'migrationId' | 'machineId' | 'source'>): Promise<Standing> {
+  async #burn(lock: Pick<LockRow, 'migrationId' | 'machineId' | 'source'>, term: bigint): Promise<Standing> {
     try {
       const { handover } = await this.#agents.handover(lock.source, (client, options) =>
         client.abort(
           {
-            header: { migrationId: lock.migrationId, term: this.#term, lockHolder: lock.migrationId, fence: 0n },
+            header: { migrationId: lock.migrationId, term, lockHolder: lock.migrationId, fence: 0n },
             reason: 'nobody knows this migration',
             machineId: lock.machineId,
           },

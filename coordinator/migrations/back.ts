@@ -113,7 +113,8 @@ async function up(journey: Journey, { signal }: Pulse): Promise<string> {
       await parts.roster.saw(machine, source);
       // The agent's word counts, checks included: it gives the network's permit back only then.
       if ((await journey.handover(source, signal)).standing === 'over') return `the Machine is up at ${source}`;
-      await journey.waits(`the Machine to come up at ${source}${machine.reason === '' ? '' : `: ${machine.reason}`}`);
+      const detail = machine.reason === '' ? '' : `: ${machine.reason}`;
+      await journey.waits('health', source, `the Machine to come up at ${source}${detail}`);
     }
     if (parts.clock.nowMs() >= deadlineMs) {
       const { reason } = await journey.handover(source, signal);

@@ -3,21 +3,27 @@ import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migrati
 /** Changes that one slow watcher may be behind; older ones are dropped, the newest never is. */
 const queueMax = 64;
 
-/** Tells watchers about changes of migrations. */
+/** A migration as it was written. */
+export interface Written {
+  readonly migration: Migration;
+  readonly version: number;
+}
+
+/** Tells watchers about changes of migrations that this process writes. */
 export class MigrationFeed {
-  readonly #watchers = new Map<string, Set<(migration: Migration) => void>>();
+  readonly #watchers = new Map<string, Set<(written: Written) => void>>();
 
   /** Tells all watchers of this migration. */
-  publish(migration: Migration): void {
-    for (const tell of this.#watchers.get(migration.id) ?? []) tell(migration);
+  publish(written: Written): void {
+    for (const tell of this.#watchers.get(written.migration.id) ?? []) tell(written);
   }
 
   /** Each change of a migration from now on, until `signal` aborts. */
-  async *watch(migrationId: string, signal: AbortSignal): AsyncGenerator<Migration> {
-    const queue: Migration[] = [];
+  async *watch(migrationId: string, signal: AbortSignal): AsyncGenerator<Written> {
+    const queue: Written[] = [];
     let wake = () => {};
-    const tell = (migration: Migration) => {
-      queue.push(migration);
+    const tell = (written: Written) => {
+      queue.push(written);
       if (queue.length > queueMax) queue.shift();
       wake();
     };

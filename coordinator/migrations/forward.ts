@@ -4,10 +4,11 @@ import type { Handover } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { durationFromMs } from '../../shared/duration.ts';
 import { FerryError, toFerryError } from '../../shared/error.ts';
-import { isReason } from '../../shared/reasons.ts';
 import type { Pulse, Step } from '../../shared/steps.ts';
 import { hasEnded } from './feed.ts';
 import { type CarriedTicket, type Journey, present } from './journey.ts';
+import { freshen, lastRound, precopy, refuseDeadEnd, reportOf, waitsForCopy } from './precopy.ts';
+import { reasonName } from './record.ts';
 
 /** Longest time that an agent is asked to wait before it answers; the call's deadline leaves some room above. */
 const waitMs = 10_000;
@@ -30,7 +31,9 @@ const forkPatienceMs = 30_000;
  * |------------|---------------------------|-----------------------------------------------------------|
  * | plan       | –                         | here: the claim, with a single-use ID                     |
  * | prepare    | Offer, then Prepare       | destination: PREPARED, room, keys pinned                  |
- * | lock       | GrantPermit at each host  | here: the lock; hosts: permits                            |
+ * | precopy    | Precopy, in rounds        | destination: what has arrived, after a sync               |
+ * | lock       | GrantPermit at each host, | here: the lock; hosts: permits                            |
+ * |            | then one last Precopy     |                                                           |
  * | stop       | StopForMigration          | source: STOPPING before the signal, STOPPED when gone     |
  * | fork       | Copy                      | destination: VERIFIED with the root                       |
  * | relinquish | Relinquish                | source: RELINQUISHED, the signed ticket                   |
@@ -42,6 +45,7 @@ const forkPatienceMs = 30_000;
 export const forward: readonly Step<Journey>[] = [
   { name: 'plan', run: plan },
   { name: 'prepare', run: prepare, patienceMs: preparePatienceMs },
+  { name: 'precopy', run: precopy, patienceMs: preparePatienceMs },
   { name: 'lock', run: lock },
   { name: 'stop', run: stop },
   { name: 'fork', run: fork, patienceMs: forkPatienceMs },
@@ -58,13 +62,18 @@ async function plan({ migration }: Journey): Promise<string> {
 
 async function prepare(journey: Journey, { signal }: Pulse): Promise<string> {
   const { migration, parts } = journey;
-  const { machineId, source, destination } = migration;
+  const { machineId, source, destination, moveReason, orderedBy, drainId } = migration;
   const [from, to] = await Promise.all([parts.roster.host(source), parts.roster.host(destination)]);
   const offer = await parts.agents.handover(
     source,
     (client, options) =>
       client.offer(
-        { header: journey.header, machineId, destination: { hostId: destination, address: to.address } },
+        {
+          header: journey.header,
+          machineId,
+          destination: { hostId: destination, address: to.address },
+          order: { reason: reasonName(moveReason), orderedBy, drainId },
+        },
         options,
       ),
     { signal },
@@ -99,10 +108,15 @@ async function prepare(journey: Journey, { signal }: Pulse): Promise<string> {
 }
 
 async function lock(journey: Journey, pulse: Pulse): Promise<string> {
-  return whilePrepared(journey, pulse, (signal) => acquire(journey, signal));
+  const told = await whilePrepared(journey, pulse, (signal) => acquire(journey, signal));
+  const round = await lastRound(journey, pulse);
+  return round === '' ? told : `${told}; ${round}`;
 }
 
-/** Both sides end by themselves what nobody drives, so a migration that waits in line reminds them. */
+/**
+ * Both sides end by themselves what nobody drives, so a migration that waits in line reminds them; what the Machine writes
+ * meanwhile is copied now and then.
+ */
 async function whilePrepared<T>(journey: Journey, pulse: Pulse, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const { clock } = journey.parts;
   const over = new AbortController();
@@ -115,6 +129,7 @@ async function whilePrepared<T>(journey: Journey, pulse: Pulse, work: (signal: A
         // A host that is silent now may answer before the line has moved on; a refusal is the end.
         if (!signal.aborted && error.disposition !== 'retry') over.abort(error);
       });
+      await freshen(journey, signal);
     }
   };
   const reminding = remind().catch(() => {});
@@ -137,8 +152,9 @@ async function acquire(journey: Journey, signal: AbortSignal): Promise<string> {
       machineId,
       source,
       destination,
-      term: parts.term,
+      term: migration.term,
       sinceMs: parts.clock.nowMs(),
+      agents: parts.agents,
       priority: plan.priority,
       overrides: async () => (await parts.book.get(id)).plan.overrideHosts,
       asks: async (hosts) => {
@@ -147,7 +163,7 @@ async function acquire(journey: Journey, signal: AbortSignal): Promise<string> {
           draft.plan.permitHosts = [...new Set([...draft.plan.permitHosts, ...hosts])];
         });
       },
-      waits: (text) => journey.waits(text),
+      waits: (kind, subject, text) => journey.waits(kind, subject, text),
     },
     signal,
   );
@@ -173,7 +189,7 @@ async function stop(journey: Journey, pulse: Pulse): Promise<string> {
       return `the process is gone and the volume detached at ${source}`;
     }
     refuseDeadEnd(handover, source);
-    await journey.waits(`the Machine's process at ${source} to end`);
+    await journey.waits('stop', source, `the Machine's process at ${source} to end`);
   }
 }
 
@@ -203,7 +219,8 @@ async function fork(journey: Journey, pulse: Pulse): Promise<string> {
       (client, options) => client.copy({ header: journey.header, wait: durationFromMs(copyRoundMs) }, options),
       { signal: pulse.signal, timeoutMs: copyRoundMs + waitRoomMs },
     );
-    const { step, root, progress } = present(handover, destination);
+    const at = present(handover, destination);
+    const { step, root, progress } = at;
     const copiedBytes = progress?.bytesDone ?? 0n;
     // A copy that is begun again and again without a byte must not keep the Machine down for ever.
     if (copiedBytes > journey.copiedBytes || progress?.phase === 'verifying') pulse.beat();
@@ -218,18 +235,14 @@ async function fork(journey: Journey, pulse: Pulse): Promise<string> {
       journey.learn(({ migration }) => {
         migration.destinationRoot = root;
         if (progress !== undefined) migration.progress = progress;
+        reportOf(migration, at);
       });
       return progress === undefined || progress.bytesTotal === 0n
         ? 'no volume to copy'
         : `${progress.bytesTransferred} bytes crossed the wire for a volume of ${progress.bytesTotal}; re-read and verified`;
     }
     refuseDeadEnd(handover, destination);
-    if (progress !== undefined) {
-      await journey.write(({ migration }) => {
-        migration.progress = progress;
-        migration.waitingFor = `the copy at ${destination} (${progress.phase})`;
-      });
-    }
+    if (progress !== undefined) await waitsForCopy(journey, progress, 'the copy');
   }
 }
 
@@ -317,7 +330,7 @@ async function start(journey: Journey, pulse: Pulse): Promise<string> {
         { facts },
       );
     }
-    await journey.waits(`the Machine to become healthy at ${destination}${detail}`);
+    await journey.waits('health', destination, `the Machine to become healthy at ${destination}${detail}`);
     await parts.clock.sleep(startPollMs, pulse.signal);
   }
 }
@@ -326,7 +339,8 @@ async function release(journey: Journey, { signal }: Pulse): Promise<string> {
   const { parts, plan } = journey;
   const { network, source, destination } = journey.migration;
   const hosts = [...new Set([...plan.permitHosts, source, destination])];
-  const left = await parts.locks.release(network, plan.lockHolder, hosts, signal);
+  const { directory } = await journey.handover(destination, signal).catch(() => ({ directory: undefined }));
+  const left = await parts.locks.release(network, plan.lockHolder, hosts, signal, directory);
   await noteFreed(journey);
   const endedAt = timestampFromMs(parts.clock.nowMs());
   journey.learn((draft) => {
@@ -390,16 +404,7 @@ async function settle(journey: Journey, pulse: Pulse): Promise<string> {
       });
       return `${source} has settled; a copy that it kept was re-read and stays until its retention ends`;
     }
-    await journey.waits(`${source} to re-read the copy that it keeps`);
+    await journey.waits('copy', source, `${source} to re-read the copy that it keeps`);
     await journey.parts.clock.sleep(startPollMs, pulse.signal);
-  }
-}
-
-/** A hand-over that has ended at an agent will never reach the step that is waited for. */
-function refuseDeadEnd(handover: Handover | undefined, host: string): void {
-  const { step, reason, failure } = present(handover, host);
-  if (['aborted', 'returned', 'declined', 'parked', 'tombstoned'].includes(step)) {
-    const known = isReason(failure) ? failure : 'burnt';
-    throw new FerryError(known, reason || `the hand-over is ${step} at ${host}`, { facts: { host } });
   }
 }

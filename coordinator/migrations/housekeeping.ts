@@ -1,10 +1,12 @@
 import { HostStatus } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
 import { isSilence } from '../agents.ts';
 import type { Orphans } from '../locks/orphans.ts';
 import { pause } from '../pause.ts';
+import type { Sessions } from '../sessions.ts';
 import type { MigrationRecord, Store } from '../store/store.ts';
 import { declineOwed, isWell } from './back.ts';
 import { hasEnded } from './feed.ts';
@@ -16,19 +18,27 @@ import { isDriven } from './record.ts';
 const roundMs = 5000;
 /** Rounds between two looks at every host's permits. */
 const permitRounds = 6;
+/** Rounds between two looks at what can be forgotten. */
+const pruneRounds = 60;
+/** Ended migrations that are kept for people to look at. */
+const migrationsKept = 10_000;
+/** Parked migrations that are looked at in a round. */
+const parkedMax = 1000;
 
 /** How the housekeeping is made. */
 export interface HousekeepingOptions {
   readonly parts: JourneyParts;
   readonly store: Store;
   readonly orphans: Orphans;
+  readonly sessions: Sessions;
   readonly clock: Clock;
   readonly log: Logger;
 }
 
 /**
  * What is left to do for migrations that have ended, and never blocks their outcome: permits and declines at hosts that did
- * not answer, locks of parked migrations whose Machine is well again, locks and permits that are nobody's any more.
+ * not answer, locks of parked migrations whose Machine is well again, locks and permits that are nobody's any more. Among
+ * several coordinators one does it.
  */
 export class Housekeeping {
   readonly #options: HousekeepingOptions;
@@ -42,12 +52,23 @@ export class Housekeeping {
     const { clock, log } = this.#options;
     for (let round = 0; !signal.aborted; round += 1) {
       try {
-        await this.round(signal, round % permitRounds === 0);
+        if (await this.#isOurs()) {
+          await this.round(signal, round % permitRounds === 0);
+          if (round % pruneRounds === 0) await this.#options.store.pruneMigrations(migrationsKept);
+        }
       } catch (error) {
         if (!signal.aborted) log.error({ err: error }, 'a round of housekeeping broke off');
       }
       await pause(clock, roundMs, signal);
     }
+  }
+
+  /** The first of the sessions that are alive does it. */
+  async #isOurs(): Promise<boolean> {
+    const { store, sessions } = this.#options;
+    const own = sessions.current;
+    if (own === undefined) return false;
+    return (await store.sessions()).every(({ id, alive }) => !alive || id >= own.id);
   }
 
   /** One round. */
@@ -56,6 +77,7 @@ export class Housekeeping {
     for (const record of await store.openMigrations()) {
       if (hasEnded(record.migration)) await this.#tidy(record, signal);
     }
+    await this.#answerParked();
     await parts.locks.releaseOrphans();
     if (!permitsToo) return;
     for (const host of await store.hosts()) {
@@ -68,8 +90,9 @@ export class Housekeeping {
     }
   }
 
-  async #tidy({ migration, plan }: MigrationRecord, signal: AbortSignal): Promise<void> {
+  async #tidy(record: MigrationRecord, signal: AbortSignal): Promise<void> {
     const { parts } = this.#options;
+    const { migration, plan } = record;
     if (migration.holdsLock) {
       if (await this.#machineIsWell(migration.machineId, signal)) {
         await freeLock(parts, plan.lockHolder, signal, 'the Machine is well again').catch((error: unknown) => {
@@ -80,13 +103,45 @@ export class Housekeeping {
       return;
     }
     if (plan.permitHosts.length === 0 && !plan.declineOwed) return;
+    const goesOn = (await this.#options.store.openMigrations()).some(
+      (other) => other.plan.lockHolder === plan.lockHolder && other.migration.state === MigrationState.RUNNING,
+    );
+    // Its permits are what another one stops the Machine with.
+    if (goesOn) return;
     const left = await parts.locks.askBack(migration.network, plan.lockHolder, plan.permitHosts, signal);
-    const owed = plan.declineOwed && (await declineOwed(new Journey(parts, migration, plan), signal));
+    const owed = plan.declineOwed && (await declineOwed(new Journey(parts, record), signal));
     await parts.book.update(migration.id, (draft) => {
       draft.plan.permitHosts = left;
       draft.plan.declineOwed = owed;
       if (left.length === 0 && !owed) draft.open = isDriven(draft);
     });
+  }
+
+  /**
+   * A parked migration is answered once a later one has moved the Machine; then nobody has to look at it any more. One whose
+   * kept copy differs stays: its evidence is still there.
+   */
+  async #answerParked(): Promise<void> {
+    const { store, parts } = this.#options;
+    const unended = await store.unendedMigrations(parkedMax);
+    const parked = unended.filter(
+      ({ migration: { state, holdsLock, answered, failure } }) =>
+        state === MigrationState.PARKED && !holdsLock && answered === '' && failure !== 'root_mismatch',
+    );
+    if (parked.length === 0) return;
+    const all = await store.migrations(parkedMax);
+    for (const { migration } of parked) {
+      const later = all.find(
+        (other) =>
+          other.migration.machineId === migration.machineId &&
+          other.migration.id > migration.id &&
+          other.migration.state === MigrationState.MOVED,
+      );
+      if (later === undefined) continue;
+      await parts.book.update(migration.id, (draft) => {
+        draft.migration.answered = `${later.migration.id} moved the Machine later`;
+      });
+    }
   }
 
   async #machineIsWell(machineId: string, signal: AbortSignal): Promise<boolean> {

@@ -1,3 +1,4 @@
+// Longer than usual: everything that one drive reads and writes of its migration, so that no write goes round the fence.
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import {
@@ -6,15 +7,44 @@ import {
   OrderHeaderSchema,
   type SignedStatement,
 } from '../../proto/gen/ferry/v1/handover_pb.ts';
-import { type Migration, MigrationStep, StepReportSchema } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import {
+  type Migration,
+  MigrationStep,
+  StepReportSchema,
+  type Wait,
+  WaitSchema,
+} from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
-import { FerryError } from '../../shared/error.ts';
+import { FerryError, toFerryError } from '../../shared/error.ts';
+import type { Logger } from '../../shared/log.ts';
+import type { Reason } from '../../shared/reasons.ts';
 import type { FinishedStep, StepFailure, StepJournal } from '../../shared/steps.ts';
 import type { Agents } from '../agents.ts';
 import type { NetworkLocks } from '../locks/network-lock.ts';
+import { pause } from '../pause.ts';
 import type { Roster } from '../roster.ts';
-import type { MigrationPlan, Placement, Store } from '../store/store.ts';
+import type { Session } from '../sessions.ts';
+import type { MigrationPlan, MigrationRecord, Placement, Store } from '../store/store.ts';
 import type { Change, MigrationBook } from './book.ts';
+
+/** Time between two tries of a write while the store does not answer. */
+const storeRetryMs = 250;
+
+/** What something waits for: see `Wait` in proto/ferry/v1/migration.proto. */
+export type WaitKind =
+  | 'lock'
+  | 'permit'
+  | 'slot'
+  | 'capacity'
+  | 'rate'
+  | 'host'
+  | 'budget'
+  | 'copy'
+  | 'stop'
+  | 'health'
+  | 'store'
+  | 'operator'
+  | 'retry';
 
 /** What the steps of a migration work with. */
 export interface JourneyParts {
@@ -24,7 +54,7 @@ export interface JourneyParts {
   readonly roster: Roster;
   readonly locks: NetworkLocks;
   readonly clock: Clock;
-  readonly term: bigint;
+  readonly log: Logger;
 }
 
 /** What the source signed, and the record that it signed for. */
@@ -37,6 +67,7 @@ export interface CarriedTicket {
 const publicSteps: Readonly<Record<string, MigrationStep>> = {
   plan: MigrationStep.PLAN,
   prepare: MigrationStep.PREPARE,
+  precopy: MigrationStep.PRECOPY,
   lock: MigrationStep.LOCK,
   stop: MigrationStep.STOP,
   fork: MigrationStep.FORK,
@@ -48,9 +79,22 @@ const publicSteps: Readonly<Record<string, MigrationStep>> = {
   settle: MigrationStep.SETTLE,
 };
 
+/** What a step waits for after a failure, by the failure's reason; anything else is only tried again. */
+const waitAfter: Partial<Record<Reason, WaitKind>> = {
+  host_unreachable: 'host',
+  deadline: 'host',
+  permit_refused: 'permit',
+  permit_in_use: 'permit',
+  no_permit: 'permit',
+  copy_broken: 'copy',
+  store_unreachable: 'store',
+  rebuilding: 'store',
+};
+
 /**
  * One drive of one migration: what the steps need, and the journal of the step engine on top of the migration's durable
- * record. What a step learns is written together with its end, so a step costs one durable write.
+ * record. What a step learns is written together with its end, so a step costs one durable write. A journey of a session
+ * sends and writes only while that session lives and drives the migration.
  */
 export class Journey implements StepJournal {
   readonly parts: JourneyParts;
@@ -63,43 +107,77 @@ export class Journey implements StepJournal {
   sourceHeardMs: number | undefined;
   /** The ticket on its way: never kept, the source has it. */
   carried: CarriedTicket | undefined;
-  #migration: Migration;
-  #plan: MigrationPlan;
+  readonly #session: Session | undefined;
+  readonly #onWrite: (record: MigrationRecord) => void;
+  #record: MigrationRecord;
   #learnt: Change[] = [];
 
-  constructor(parts: JourneyParts, migration: Migration, plan: MigrationPlan) {
-    this.parts = parts;
-    this.id = migration.id;
-    this.#migration = migration;
-    this.#plan = plan;
+  constructor(
+    parts: JourneyParts,
+    record: MigrationRecord,
+    session?: Session,
+    onWrite: (record: MigrationRecord) => void = () => {},
+  ) {
+    this.#session = session;
+    this.#onWrite = onWrite;
+    this.parts = session === undefined ? parts : { ...parts, agents: parts.agents.when(() => session.require()) };
+    this.id = record.migration.id;
+    this.#record = record;
   }
 
   /** As last written by this drive. */
+  get record(): MigrationRecord {
+    return this.#record;
+  }
+
   get migration(): Readonly<Migration> {
-    return this.#migration;
+    return this.#record.migration;
+  }
+
+  /** Aborts with the session. */
+  get signal(): AbortSignal {
+    return this.#session?.lost ?? new AbortController().signal;
   }
 
   get plan(): Readonly<MigrationPlan> {
-    return this.#plan;
+    return this.#record.plan;
   }
 
   /** What every order carries. */
   get header(): OrderHeader {
-    const { fence } = this.#migration;
-    const { lockHolder } = this.#plan;
-    return create(OrderHeaderSchema, { migrationId: this.id, term: this.parts.term, lockHolder, fence });
+    const { fence, term } = this.migration;
+    return create(OrderHeaderSchema, { migrationId: this.id, term, lockHolder: this.plan.lockHolder, fence });
   }
 
-  /** Changes the record durably now. */
+  /**
+   * Changes the record durably now. Throws stale_term when another session drives the migration. A store that does not answer is
+   * asked again for as long as the session lives.
+   */
   async write(change: Change): Promise<void> {
     const learnt = this.#learnt;
-    const { migration, plan } = await this.parts.book.update(this.id, (draft) => {
+    const all: Change = (draft) => {
       for (const each of learnt) each(draft);
       change(draft);
-    });
-    this.#learnt = this.#learnt.slice(learnt.length);
-    this.#migration = migration;
-    this.#plan = plan;
+    };
+    this.#wrote(await this.#untilStored(() => this.parts.book.update(this.id, all, this.#session?.id)), learnt.length);
+  }
+
+  #wrote(record: MigrationRecord, learnt: number): void {
+    this.#record = record;
+    this.#learnt = this.#learnt.slice(learnt);
+    this.#onWrite(record);
+  }
+
+  async #untilStored<T>(write: () => Promise<T>): Promise<T> {
+    for (;;) {
+      this.#session?.require();
+      try {
+        return await write();
+      } catch (error) {
+        if (this.#session === undefined || toFerryError(error).reason !== 'store_unreachable') throw error;
+        await pause(this.parts.clock, storeRetryMs, this.#session.lost);
+      }
+    }
   }
 
   /** Changes the record with the next write, at the latest with the end of the step; a crash before repeats the step. */
@@ -107,44 +185,69 @@ export class Journey implements StepJournal {
     this.#learnt = [...this.#learnt, change];
   }
 
-  /** Says what is waited for. */
-  async waits(text: string): Promise<void> {
-    const current = (await this.parts.book.get(this.id)).migration.waitingFor;
-    if (current === text) return;
-    await this.write(({ migration }) => {
-      migration.waitingFor = text;
+  /** Changes what is only shown: a store that does not answer now gets it with the next write. */
+  async show(change: Change): Promise<void> {
+    this.#session?.require();
+    this.learn(change);
+    const learnt = this.#learnt;
+    try {
+      const all: Change = (draft) => {
+        for (const each of learnt) each(draft);
+      };
+      this.#wrote(await this.parts.book.update(this.id, all, this.#session?.id), learnt.length);
+    } catch (error) {
+      if (toFerryError(error).reason !== 'store_unreachable') throw error;
+    }
+  }
+
+  /** Says what is waited for, in the record and, once a change, in the log. */
+  async waits(kind: WaitKind, subject: string, message: string, also?: Change): Promise<void> {
+    const { wait } = this.migration;
+    const same = wait?.kind === kind && wait.subject === subject;
+    if (same && wait.message === message && also === undefined) return;
+    if (!same || wait.message !== message) this.#logWait(kind, subject, message);
+    const nowMs = this.parts.clock.nowMs();
+    await this.show((draft) => {
+      also?.(draft);
+      setWait(draft.migration, kind, subject, message, nowMs);
     });
   }
 
+  #logWait(kind: WaitKind, subject: string, message: string): void {
+    this.parts.log.info({ migration: this.id, waits: kind, subject }, `waits for ${message}`);
+  }
+
   /** Where the hand-over stands at a host: what is asked after a timeout, instead of guessing. */
-  async handover(host: string, signal: AbortSignal): Promise<Handover> {
+  async handover(host: string, signal: AbortSignal, timeoutMs?: number): Promise<Handover> {
     const { handover } = await this.parts.agents.handover(
       host,
       (client, options) => client.getHandover({ migrationId: this.id }, options),
-      { signal },
+      { signal, ...(timeoutMs === undefined ? {} : { timeoutMs }) },
     );
     return present(handover, host);
   }
 
   /** Tells the directory where the Machine is, unless it knows a higher epoch. */
   async placed(hostId: string, epoch: bigint): Promise<void> {
-    const { machineId } = this.#migration;
+    const { machineId } = this.migration;
     const known: Placement | undefined = await this.parts.store.placement(machineId);
     if (known === undefined || known.epoch >= epoch) return;
     known.machine.hostId = hostId;
     known.machine.epoch = epoch;
+    // Its address and state there are not known yet.
+    known.machine.revision = 0n;
     await this.parts.store.putPlacement({ ...known, hostId, epoch, seenMs: this.parts.clock.nowMs() });
   }
 
   finished(): ReadonlySet<string> {
-    return new Set(this.#plan.finished);
+    return new Set(this.plan.finished);
   }
 
   async advance(done: FinishedStep | undefined, next: string | undefined): Promise<void> {
     const now = timestampFromMs(this.parts.clock.nowMs());
     await this.write(({ migration, plan }) => {
       if (done !== undefined) {
-        plan.finished.push(done.name);
+        if (!plan.finished.includes(done.name)) plan.finished.push(done.name);
         const report = migration.steps.findLast((each) => each.step === publicSteps[done.name]);
         if (report !== undefined) {
           report.endedAt = now;
@@ -152,7 +255,7 @@ export class Journey implements StepJournal {
         }
       }
       migration.attempt = 1;
-      migration.waitingFor = '';
+      clearWait(migration);
       const step = publicSteps[next ?? ''];
       if (step === undefined) return;
       migration.step = step;
@@ -163,12 +266,27 @@ export class Journey implements StepJournal {
   }
 
   async failed(_name: string, { attempt, error, pauseMs }: StepFailure): Promise<void> {
-    await this.write(({ migration }) => {
+    const message = `${error.message}; try ${attempt + 1} in ${pauseMs} ms`;
+    const kind = waitAfter[error.reason] ?? 'retry';
+    await this.waits(kind, error.facts.host ?? '', message, ({ migration }) => {
       migration.attempt = attempt + 1;
       migration.failure = error.reason;
-      migration.waitingFor = `${error.message}; try ${attempt + 1} in ${pauseMs} ms`;
     });
   }
+}
+
+/** Writes what is waited for; since when stays as long as it is the same. */
+export function setWait(migration: Migration, kind: WaitKind, subject: string, message: string, nowMs: number): void {
+  const before: Wait | undefined = migration.wait;
+  const since = before?.kind === kind && before.subject === subject ? before.since : undefined;
+  migration.waitingFor = message;
+  migration.wait = create(WaitSchema, { kind, subject, message, since: since ?? timestampFromMs(nowMs) });
+}
+
+/** Nothing is waited for any more. */
+export function clearWait(migration: Migration): void {
+  migration.waitingFor = '';
+  delete migration.wait;
 }
 
 /** The hand-over that an agent has to answer with. */

@@ -1,5 +1,5 @@
 import { HostStatus, type Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
-import { MigrationState, type MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { MigrationState, type MigrationStrategy, type MoveReason } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { FerryError, invalidArgument } from '../../shared/error.ts';
 import { newMigrationId } from '../../shared/ids.ts';
@@ -11,7 +11,6 @@ import { needOfMove } from '../placement/need.ts';
 import { volumesOf } from '../placement/volumes.ts';
 import type { Roster } from '../roster.ts';
 import type { MigrationRecord, Store } from '../store/store.ts';
-import type { MigrationBook } from './book.ts';
 import type { MigrationDriver } from './driver.ts';
 import { newRecord } from './record.ts';
 
@@ -30,19 +29,32 @@ export interface MigrationWish {
   readonly strategy: MigrationStrategy;
   readonly startDeadlineMs: number;
   readonly overrideHosts: readonly string[];
+  /** Longest time that the last copy may take; the coordinator's own when left out. */
+  readonly downtimeBudgetMs?: number;
+  /** Higher goes first in line for the network, -100 to 100; 0 when left out. */
+  readonly priority?: number;
+  /** Why it is ordered. */
+  readonly reason?: MoveReason;
+  /** Who orders it. */
+  readonly orderedBy?: string;
 }
 
 /** How the planner is made. */
 export interface PlannerOptions {
   readonly store: Store;
   readonly agents: Agents;
-  readonly book: MigrationBook;
   readonly roster: Roster;
   readonly driver: MigrationDriver;
   readonly clock: Clock;
   readonly random: Random;
-  readonly term: bigint;
+  /** Of migrations that name none. */
+  readonly downtimeBudgetMs: number;
+  /** The store was lost and is not rebuilt yet: the Machine may be on its way already. */
+  readonly isLost: () => boolean;
 }
+
+/** Claims whose basis changed under them, before it is given up. */
+const claimsMax = 10;
 
 /** A Machine without checks is healthy when it has run for so long. */
 const uncheckedHealthyMs = 5_000;
@@ -57,10 +69,13 @@ export class Planner {
 
   /**
    * Claims the Machine and begins to drive. Throws unknown_machine, unknown_host, same_host, host_cordoned,
-   * host_unreachable, journal_went_back, no_host, machine_busy or overloaded.
+   * host_unreachable, journal_went_back, no_host, machine_busy, rebuilding or overloaded.
    */
   async migrate(wish: MigrationWish): Promise<MigrationRecord> {
-    const { store, book, roster, driver, clock, random, term } = this.#options;
+    const { roster, driver, clock, random, isLost } = this.#options;
+    if (isLost()) {
+      throw new FerryError('rebuilding', 'the store was lost, and whether this Machine is on its way is not known yet');
+    }
     const { machineId } = wish;
     const { hostId: source, network, machine } = await roster.placement(machineId);
     const hasChecks = Object.keys(machine.config?.checks ?? {}).length > 0;
@@ -89,30 +104,38 @@ export class Planner {
     const destination = await this.#destination(wish, source, machine);
     driver.requireRoom();
     const id = wish.id ?? newMigrationId(clock.nowMs(), random);
-    const { record, answer } = await book.exclusively(async () => {
-      const inherited = await this.#parkedLock(machineId);
-      const claimed = newRecord({
+    const record = await this.#claim(wish, { id, network, source, destination });
+    driver.drive(id);
+    return record;
+  }
+
+  async #claim(
+    wish: MigrationWish,
+    about: { readonly id: string; readonly network: string; readonly source: string; readonly destination: string },
+  ): Promise<MigrationRecord> {
+    const { store, clock, downtimeBudgetMs } = this.#options;
+    const { machineId } = wish;
+    for (let tries = 0; tries < claimsMax; tries += 1) {
+      const parked = await this.#parkedLock(machineId);
+      const record = newRecord({
+        downtimeBudgetMs,
         ...wish,
-        id,
-        network,
-        source,
-        destination,
-        lockHolder: inherited?.plan.lockHolder ?? id,
-        permitHosts: inherited?.plan.permitHosts ?? [],
+        ...about,
+        lockHolder: parked?.plan.lockHolder ?? about.id,
+        permitHosts: parked?.plan.permitHosts ?? [],
         returns: '',
-        term,
         nowMs: clock.nowMs(),
       });
-      return { record: claimed, answer: await store.claimMigration(claimed) };
-    });
-    if (answer.kind === 'busy') {
+      const inherits = parked && { migrationId: parked.migration.id, version: parked.version };
+      const answer = await store.claimMigration(record, inherits === undefined ? {} : { inherits });
+      if (answer.kind === 'claimed') return record;
+      if (answer.kind === 'changed') continue;
       throw new FerryError('machine_busy', `migration ${answer.migrationId} moves Machine ${machineId} already`, {
         field: 'machine_id',
         facts: { migration: answer.migrationId, machine: machineId },
       });
     }
-    driver.drive(id);
-    return record;
+    throw new FerryError('overloaded', `the migrations of Machine ${machineId} are changed by too many at once`);
   }
 
   async #destination(wish: MigrationWish, source: string, machine: Machine): Promise<string> {

@@ -1,12 +1,18 @@
-import { create } from '@bufbuild/protobuf';
+import { clone, create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import {
+  type Migration,
   MigrationSchema,
   MigrationState,
   MigrationStep,
   MigrationStrategy,
+  MoveReason,
 } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { coordinatorOf } from '../sessions.ts';
 import type { MigrationRecord } from '../store/store.ts';
+
+/** Longest time that the last copy may take, unless somebody says otherwise. */
+export const downtimeBudgetMsDefault = 300;
 
 /** What a new migration is about. */
 export interface NewMigration {
@@ -23,19 +29,22 @@ export interface NewMigration {
   readonly permitHosts: readonly string[];
   /** Migration that it takes back, or empty. */
   readonly returns: string;
-  readonly term: bigint;
   readonly nowMs: number;
-  /** Longest time that the last copy may take; 300 ms when left out. */
+  /** 300 ms when left out. */
   readonly downtimeBudgetMs?: number;
   /** Higher goes first in line for the network; 0 when left out. */
   readonly priority?: number;
+  readonly reason?: MoveReason;
+  readonly orderedBy?: string;
+  /** Drain that orders it, or empty. */
+  readonly drainId?: string;
 }
 
-const downtimeBudgetMsDefault = 300;
-
-/** A migration as it is claimed: the durable intent before anything is done. */
+/** A migration as it is claimed: the durable intent before anything is done. Nobody drives it yet. */
 export function newRecord(wish: NewMigration): MigrationRecord {
-  const { id, machineId, network, source, destination, strategy, returns, term, nowMs } = wish;
+  const { id, machineId, network, source, destination, strategy, returns, nowMs } = wish;
+  const downtimeBudgetMs = wish.downtimeBudgetMs ?? downtimeBudgetMsDefault;
+  const priority = wish.priority ?? 0;
   return {
     migration: create(MigrationSchema, {
       id,
@@ -43,13 +52,17 @@ export function newRecord(wish: NewMigration): MigrationRecord {
       network,
       source,
       destination,
-      strategy: strategy === MigrationStrategy.UNSPECIFIED ? MigrationStrategy.COLD : strategy,
+      strategy: strategy === MigrationStrategy.UNSPECIFIED ? MigrationStrategy.PRECOPY : strategy,
       state: MigrationState.RUNNING,
       step: MigrationStep.PLAN,
       returns,
-      term,
       attempt: 1,
       createdAt: timestampFromMs(nowMs),
+      downtimeBudgetMs: BigInt(downtimeBudgetMs),
+      priority,
+      moveReason: wish.reason ?? MoveReason.UNSPECIFIED,
+      orderedBy: wish.orderedBy ?? '',
+      drainId: wish.drainId ?? '',
     }),
     plan: {
       direction: 'forward',
@@ -58,8 +71,8 @@ export function newRecord(wish: NewMigration): MigrationRecord {
       startDeadlineMs: wish.startDeadlineMs,
       overrideHosts: [...wish.overrideHosts],
       permitHosts: [...wish.permitHosts],
-      downtimeBudgetMs: wish.downtimeBudgetMs ?? downtimeBudgetMsDefault,
-      priority: wish.priority ?? 0,
+      downtimeBudgetMs,
+      priority,
       turnedBecause: null,
       turns: 0,
       declineOwed: false,
@@ -77,8 +90,22 @@ export function isDriven({ migration }: Pick<MigrationRecord, 'migration'>): boo
   return migration.state === MigrationState.MOVED && !migration.settled;
 }
 
+/** A migration as operators see it: with the coordinator that drives it. */
+export function shown({ migration, driver }: Pick<MigrationRecord, 'migration' | 'driver'>): Migration {
+  return Object.assign(clone(MigrationSchema, migration), { driver: coordinatorOf(driver) });
+}
+
+/** Why a Machine is moved, as its event log says it; empty when nobody said. */
+export function reasonName(reason: MoveReason): string {
+  return reason === MoveReason.UNSPECIFIED ? '' : nameOf(MoveReason, reason);
+}
+
 /** A step's name, in words: "prepare", "lock", ... */
 export function stepName(step: MigrationStep): string {
-  const found = Object.entries(MigrationStep).find(([, value]) => value === step);
-  return (found?.[0] ?? 'unknown').toLowerCase();
+  return nameOf(MigrationStep, step) || 'unknown';
+}
+
+function nameOf(names: Readonly<Record<string, number | string>>, wanted: number): string {
+  const found = Object.entries(names).find(([, value]) => value === wanted);
+  return (found?.[0] ?? '').toLowerCase();
 }

@@ -6,12 +6,16 @@ import { FerryError, invalidArgument } from '../../shared/error.ts';
 import { checkAddress, checkId } from '../../shared/ids.ts';
 import type { Logger } from '../../shared/log.ts';
 import type { Agents } from '../agents.ts';
+import type { Rebuild } from '../rebuild/rebuild.ts';
 import type { Roster } from '../roster.ts';
 import type { Store } from '../store/store.ts';
 import { boundedList, boundedText } from './validate.ts';
 
 const placementsMax = 10_000;
 const capabilitiesMax = 64;
+/** Limits of copies, in bytes a second: below, a copy would not end in a lifetime; above, it is a mistake. */
+const rateMin = 1024n;
+const rateMax = 1n << 40n;
 
 /** What hosts need. */
 export interface HostParts {
@@ -19,15 +23,28 @@ export interface HostParts {
   readonly roster: Roster;
   readonly agents: Agents;
   readonly log: Logger;
+  readonly rebuild: Pick<Rebuild, 'heard' | 'forgive' | 'missing'>;
 }
 
 /** HostService: heartbeats of agents, and what operators want of hosts. */
-export function hostService({ store, roster, agents, log }: HostParts): ServiceImpl<typeof HostService> {
+export function hostService({ store, roster, agents, log, rebuild }: HostParts): ServiceImpl<typeof HostService> {
   const tellCordon = async (hostId: string, cordoned: boolean) => {
     await agents
       .machines(hostId, (client, options) => client.setCordon({ cordoned }, options), { timeoutMs: 2000 })
       // The agent's copy is for a lost store; its next heartbeat shows the difference and it is told again.
       .catch((error: unknown) => log.info({ host: hostId, err: error }, 'cordon not recorded at the host yet'));
+  };
+
+  /** Agents remember hosts for the day on which the store is lost; one that is silent now may have to be told again. */
+  const forget = async (hostId: string) => {
+    const others = (await roster.hosts()).filter(({ id }) => id !== hostId);
+    await Promise.all(
+      others.map(({ id }) =>
+        agents
+          .machines(id, (client, options) => client.forgetHost({ hostId }, options), { timeoutMs: 2000 })
+          .catch((error: unknown) => log.info({ host: id, err: error }, `could not be told to forget ${hostId}`)),
+      ),
+    );
   };
 
   const cordon = async (hostId: string, cordoned: boolean) => {
@@ -48,6 +65,7 @@ export function hostService({ store, roster, agents, log }: HostParts): ServiceI
   return {
     heartbeat: async (request) => {
       checkHeartbeat(request);
+      rebuild.heard(request.storeGeneration);
       const response = await roster.heartbeat(request);
       const { cordoned, journalWentBack } = await roster.host(request.hostId);
       if (journalWentBack) log.warn({ host: request.hostId }, 'the journal of this host went back');
@@ -67,12 +85,30 @@ export function hostService({ store, roster, agents, log }: HostParts): ServiceI
     cordonHost: ({ hostId }) => cordon(hostId, true),
     uncordonHost: ({ hostId }) => cordon(hostId, false),
 
-    setCopyLimitsOfHost: () => {
-      throw new FerryError('unsupported', 'copies have no limits yet');
+    setCopyLimitsOfHost: async ({ hostId, limits }) => {
+      const host = await roster.host(checkId('name', hostId, 'host_id'));
+      if (limits === undefined)
+        throw invalidArgument('limits', 'is missing', 'both limits in bytes a second; 0 = none');
+      for (const [name, value] of [
+        ['send_bytes_per_second', limits.sendBytesPerSecond],
+        ['receive_bytes_per_second', limits.receiveBytesPerSecond],
+      ] as const) {
+        if (value > rateMax || (value > 0n && value < rateMin)) {
+          throw invalidArgument(`limits.${name}`, `is ${value}`, `0 (none), or ${rateMin} to ${rateMax}`);
+        }
+      }
+      await agents.machines(hostId, (client, options) => client.setCopyLimits({ limits }, options));
+      return { host: await roster.describe({ ...host, copyLimits: limits }) };
     },
 
     removeHost: async ({ hostId }) => {
-      const host = await roster.host(checkId('name', hostId, 'host_id'));
+      checkId('name', hostId, 'host_id');
+      if (rebuild.missing.includes(hostId)) {
+        await forget(hostId);
+        rebuild.forgive(hostId);
+        return {};
+      }
+      const host = await roster.host(hostId);
       const owned = (await store.placements({ hostId })).length;
       if (owned > 0) {
         throw invalidArgument('host_id', `${hostId} owns ${owned} Machines`, 'a host that owns none: move them first');
@@ -81,6 +117,7 @@ export function hostService({ store, roster, agents, log }: HostParts): ServiceI
         throw invalidArgument('host_id', `${hostId} still reports`, 'a host whose agent was stopped for good');
       }
       await store.removeHost(hostId);
+      await forget(hostId);
       return {};
     },
   };

@@ -86,7 +86,10 @@ function heldText(lock: NetworkLock, permits: readonly HostPermit[]): string {
   ];
   if (step !== '') lines.push(`It is at step ${step}${waitingFor === '' ? '' : ` and waits for ${waitingFor}`}.`);
   lines.push(...permitLines(permits, migrationId));
-  if (waiters.length > 0) lines.push(`In line: ${waiters.map((waiter) => waiter.migrationId).join(', ')}.`);
+  const line = waiters.map(({ migrationId, priority }) =>
+    priority === 0 ? migrationId : `${migrationId} (priority ${priority})`,
+  );
+  if (line.length > 0) lines.push(`In line: ${line.join(', ')}.`);
   lines.push(`It becomes free when: ${lock.freesWhen}.`);
   return lines.join('\n');
 }

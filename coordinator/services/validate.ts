@@ -3,6 +3,8 @@ import { durationToMs } from '../../shared/duration.ts';
 import { invalidArgument } from '../../shared/error.ts';
 import { checkId } from '../../shared/ids.ts';
 
+const priorityMax = 100;
+
 /** A name, or empty. */
 export function optionalName(text: string, field: string): string {
   return text === '' ? '' : checkId('name', text, field);
@@ -30,4 +32,10 @@ export function boundedList<T>(list: readonly T[], field: string, max: number): 
 export function boundedText(text: string, field: string, max: number): string {
   if (text.length <= max) return text;
   throw invalidArgument(field, `has ${text.length} characters`, `at most ${max}`);
+}
+
+/** Who goes first in line for a network. */
+export function boundedPriority(priority: number, field: string): number {
+  if (priority >= -priorityMax && priority <= priorityMax) return priority;
+  throw invalidArgument(field, `is ${priority}`, `-${priorityMax} to ${priorityMax}`);
 }

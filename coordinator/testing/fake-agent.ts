@@ -16,7 +16,7 @@ import {
   type OrderHeader,
   SignedStatementSchema,
 } from '../../proto/gen/ferry/v1/handover_pb.ts';
-import { HeartbeatRequestSchema } from '../../proto/gen/ferry/v1/host_pb.ts';
+import { type CopyLimits, HeartbeatRequestSchema } from '../../proto/gen/ferry/v1/host_pb.ts';
 import type { Permit } from '../../proto/gen/ferry/v1/lock_pb.ts';
 import {
   DesiredState,
@@ -25,6 +25,7 @@ import {
   MachineSchema,
   MachineState,
 } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { PrecopyReportSchema } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { FerryError, toConnectError } from '../../shared/error.ts';
 import type { Clients } from '../agents.ts';
 
@@ -57,6 +58,11 @@ export class FakeWorld implements Clients {
   /** The hosts on which the Machine's process runs. */
   runningOn(machineId: string): string[] {
     return [...this.agents.values()].filter((agent) => agent.runs(machineId)).map((agent) => agent.host);
+  }
+
+  networkOf(machineId: string): string {
+    const known = [...this.agents.values()].map((agent) => agent.machines.get(machineId)?.network);
+    return known.find((network) => network !== undefined) ?? '';
   }
 
   countDown(): void {
@@ -98,6 +104,8 @@ export class FakeAgent {
   readonly machines = new Map<string, Machine>();
   readonly rows = new Map<string, Row>();
   readonly permits = new Map<string, { holder: string; fence: bigint }>();
+  /** Highest driver term seen, by migration. */
+  readonly terms = new Map<string, bigint>();
   /** By method name. */
   readonly scripts = new Map<string, Script>();
   /** Answers nothing, not even heartbeats. */
@@ -109,9 +117,19 @@ export class FakeAgent {
   /** What a sick host says about a Machine. */
   sickAs: 'starting' | 'unhealthy' = 'starting';
   cordoned = false;
+  copyLimits: CopyLimits | undefined;
   journalCounter = 1n;
   hostNumber = 0;
-  #term = 0n;
+  /** Generation of the store that it last reported to. */
+  storeGeneration = '';
+  /** Hosts that it remembers. */
+  readonly remembered = new Map<string, string>();
+  /** How a copy of the running Machine goes; empty = this agent makes none. */
+  precopyEnds: string[] = ['fits'];
+  precopyMode = 'snapshots';
+  /** Copies of running Machines bring nothing here. */
+  precopyStuck = false;
+  drain: { drainId: string; drain: Uint8Array } = { drainId: '', drain: new Uint8Array() };
 
   constructor(world: FakeWorld, host: string, region: string) {
     this.world = world;
@@ -169,6 +187,8 @@ export class FakeAgent {
       journalId: `journal-${this.host}`,
       hostNumber: this.hostNumber,
       cordoned: this.cordoned,
+      ...(this.copyLimits === undefined ? {} : { copyLimits: this.copyLimits }),
+      storeGeneration: this.storeGeneration,
       capacity: { cpus: 4, memoryMb: 8192n, volumeFreeBytes: 1n << 40n },
       placements: [...this.machines.values()]
         .filter((machine) => machine.state !== MachineState.MIGRATED)
@@ -200,21 +220,34 @@ export class FakeAgent {
         this.cordoned = cordoned;
         return {};
       },
+      setCopyLimits: ({ limits }) => {
+        this.copyLimits = limits;
+        return {};
+      },
+      getHost: () => ({ rememberedHosts: [...this.remembered].map(([id, address]) => ({ id, address })) }),
+      forgetHost: ({ hostId }) => {
+        this.remembered.delete(hostId);
+        return {};
+      },
+      setDrain: ({ drainId, drain }) => {
+        this.drain = { drainId, drain };
+        return {};
+      },
+      getDrainRecord: () => this.drain,
     });
     router.service(HandoverService, {
       offer: (request) => this.#offer(request.header!, request.machineId, request.destination!.hostId),
       prepare: (request) =>
         this.#prepare(request.header!, request.record!.machineId, request.source!.hostId, request.epoch),
-      grantPermit: ({ permit, term }) => this.#grant(permit!, term),
+      grantPermit: ({ permit }) => this.#grant(permit!),
       releasePermit: ({ permit }) => this.#release(permit!),
       listPermits: () => ({
-        permits: [...this.permits].map(([network, { holder: migrationId, fence }]) => ({
-          network,
-          migrationId,
-          fence,
-        })),
+        permits: [...this.permits].flatMap(([network, { holder: migrationId, fence }]) =>
+          migrationId === '' ? [] : [{ network, migrationId, fence }],
+        ),
       }),
       stopForMigration: ({ header }) => this.#stop(header!),
+      precopy: ({ header, lastRound }) => this.#precopy(header!, lastRound),
       copy: ({ header }) => this.#copy(header!),
       relinquish: ({ header, destinationRoot }) => this.#relinquish(header!, destinationRoot),
       accept: ({ header }) => this.#accept(header!),
@@ -224,7 +257,10 @@ export class FakeAgent {
       takeBack: ({ header }) => this.#takeBack(header!),
       acceptMachineDown: ({ header }) => ({ handover: this.#show(header!.migrationId) }),
       getHandover: ({ migrationId }) => ({ handover: this.#show(migrationId) }),
-      listHandovers: () => ({ handovers: [...this.rows.keys()].map((id) => this.#show(id)) }),
+      listHandovers: ({ openOnly }) => {
+        const shown = [...this.rows.keys()].map((id) => this.#show(id));
+        return { handovers: shown.filter(({ standing }) => !openOnly || standing === 'active') };
+      },
     });
   }
 
@@ -234,13 +270,19 @@ export class FakeAgent {
     return machine;
   }
 
-  #heed(term: bigint): void {
-    if (term < this.#term) throw new FerryError('stale_term', `term ${term} is below ${this.#term}`);
-    this.#term = term;
+  /** Drivers are told apart for each migration. */
+  #heed({ migrationId, term }: OrderHeader): void {
+    const seen = this.terms.get(migrationId) ?? 0n;
+    if (term < seen) {
+      throw new FerryError('stale_term', `term ${term} is below ${seen}`, { facts: { seen: String(seen) } });
+    }
+    this.terms.set(migrationId, term);
+    const row = this.rows.get(migrationId);
+    if (row !== undefined) row.handover.term = term;
   }
 
   #row(header: OrderHeader, role: string): Row {
-    this.#heed(header.term);
+    this.#heed(header);
     const row = this.rows.get(header.migrationId);
     if (row === undefined || row.handover.role !== role) {
       throw new FerryError('unknown_migration', `no hand-over ${header.migrationId} here`);
@@ -281,7 +323,17 @@ export class FakeAgent {
     if (known !== undefined) return known;
     const { migrationId } = header;
     const row: Row = {
-      handover: create(HandoverSchema, { migrationId, machineId, role, step, epoch, term: header.term }),
+      handover: create(HandoverSchema, {
+        migrationId,
+        machineId,
+        role,
+        step,
+        epoch,
+        peer,
+        term: header.term,
+        network: this.machines.get(machineId)?.network ?? this.world.networkOf(machineId),
+        lockHolder: header.lockHolder,
+      }),
       peer,
       epoch,
       held: false,
@@ -291,7 +343,7 @@ export class FakeAgent {
   }
 
   #offer(header: OrderHeader, machineId: string, destination: string) {
-    this.#heed(header.term);
+    this.#heed(header);
     const machine = this.#machine(machineId);
     if (machine.state === MachineState.MIGRATED) throw new FerryError('not_owner', `${machineId} was given away`);
     const row = this.#begin(header, 'source', machineId, 'offered', destination, machine.epoch);
@@ -306,15 +358,14 @@ export class FakeAgent {
   }
 
   #prepare(header: OrderHeader, machineId: string, source: string, epoch: bigint) {
-    this.#heed(header.term);
+    this.#heed(header);
     const row = this.#begin(header, 'destination', machineId, 'prepared', source, epoch);
     if (row.handover.step === 'declined') throw new FerryError('burnt', 'declined here');
     row.handover.volumeId = 'vol_0000000000000000';
     return { handover: this.#show(header.migrationId) };
   }
 
-  #grant({ network, migrationId, fence }: Permit, term: bigint) {
-    this.#heed(term);
+  #grant({ network, migrationId, fence }: Permit) {
     const held = this.permits.get(network);
     if (held !== undefined && held.holder !== '' && held.holder !== migrationId) {
       throw new FerryError('permit_refused', `held by ${held.holder}`, { facts: { holder: held.holder } });
@@ -344,6 +395,24 @@ export class FakeAgent {
       row.handover.root = `root-${row.handover.machineId}`;
       this.#machine(row.handover.machineId).state = MachineState.MIGRATING;
     }
+    return { handover: this.#show(header.migrationId) };
+  }
+
+  #precopy(header: OrderHeader, lastRound: boolean) {
+    const { handover } = this.#row(header, 'destination');
+    if (this.precopyEnds.length === 0) throw new FerryError('unsupported', 'this agent copies stopped volumes only');
+    const before = handover.precopy;
+    const number = (before?.rounds.length ?? 0) + 1;
+    const isDecided = before !== undefined && before.ended !== '';
+    if ((this.precopyStuck && !lastRound) || (isDecided && !lastRound))
+      return { handover: this.#show(header.migrationId) };
+    const ended = isDecided ? before.ended : (this.precopyEnds[number - 1] ?? this.precopyEnds.at(-1)!);
+    handover.precopy = create(PrecopyReportSchema, {
+      mode: this.precopyMode,
+      rounds: [...(before?.rounds ?? []), { number, changedBytes: 1000n }],
+      ended,
+      predictedFinalMs: 900n,
+    });
     return { handover: this.#show(header.migrationId) };
   }
 
@@ -388,7 +457,7 @@ export class FakeAgent {
   }
 
   #abort(header: OrderHeader, machineId: string) {
-    this.#heed(header.term);
+    this.#heed(header);
     const row = this.#begin(header, 'source', machineId, 'aborted', '', 0n);
     if (row.handover.step === 'relinquished' || row.handover.step === 'tombstoned') {
       throw new FerryError('too_late', 'the Machine is given away');
@@ -408,7 +477,7 @@ export class FakeAgent {
   }
 
   #decline(header: OrderHeader, machineId: string, source: string) {
-    this.#heed(header.term);
+    this.#heed(header);
     const row = this.#begin(header, 'destination', machineId, 'declined', source, 0n);
     if (row.handover.step === 'owner') throw new FerryError('too_late', 'the Machine is owned here');
     row.handover.step = 'declined';

@@ -4,7 +4,13 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { DescService } from '@bufbuild/protobuf';
 import { type Client, createClient, createRouterTransport, type Transport } from '@connectrpc/connect';
-import { HostService, LockService, MachineService, MigrationService } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
+import {
+  ClusterService,
+  HostService,
+  LockService,
+  MachineService,
+  MigrationService,
+} from '../../proto/gen/ferry/v1/coordinator_pb.ts';
 import type { Migration } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { ManualClock } from '../../shared/clock.ts';
 import { type FerryError, toConnectError, toFerryError } from '../../shared/error.ts';
@@ -16,12 +22,26 @@ import { SqliteStore } from '../store/sqlite.ts';
 import type { Store } from '../store/store.ts';
 import { FakeWorld } from './fake-agent.ts';
 
-const defaults = { heartbeatIntervalMs: 2000, startDeadlineMs: 6000, concurrentMax: 64 };
+const defaults = {
+  heartbeatIntervalMs: 2000,
+  startDeadlineMs: 6000,
+  concurrentMax: 64,
+  downtimeBudgetMs: 300,
+  leaseMs: 15_000,
+};
 
 /** Longer than an empty store waits for its hosts to report. */
 const reportMs = 10_000;
 
-/** A coordinator over fake hosts, a clock that a test moves, and a store file that outlives restarts. */
+/** One coordinator of a test: its own clock, so that it can be stopped like a process. */
+export interface Running {
+  readonly id: string;
+  readonly coordinator: Coordinator;
+  readonly clock: ManualClock;
+  readonly transport: Transport;
+}
+
+/** Coordinators over fake hosts, a clock that a test moves, and a store that outlives restarts. */
 export class Harness {
   readonly world = new FakeWorld();
   readonly clock = new ManualClock();
@@ -29,8 +49,9 @@ export class Harness {
   readonly directory = mkdtempSync(join(tmpdir(), 'ferry-coordinator-'));
   readonly #config: typeof defaults;
   #store: Store | undefined;
-  #coordinator: Coordinator | undefined;
-  #transport: Transport | undefined;
+  /** Those whose time goes on. The first one answers. */
+  #running: Running[] = [];
+  #stopped: Running[] = [];
 
   constructor(config: Partial<typeof defaults> = {}) {
     this.#config = { ...defaults, ...config };
@@ -42,14 +63,27 @@ export class Harness {
 
   /** Starts a coordinator on the store file; on an empty one, past the time in which hosts report (unless `early`). */
   async start({ early = false } = {}): Promise<void> {
-    const store = new SqliteStore({ path: join(this.directory, 'coordinator.db'), random: this.random, clock: this.clock });
+    const { clock, random } = this;
+    const store = new SqliteStore({ path: join(this.directory, 'coordinator.db'), random, clock });
     this.#store = store;
     const isEmpty = (await store.hosts()).length === 0;
-    const { clock, random, world: clients } = this;
+    await this.join('c1', { clock, store });
+    if (isEmpty && !early) {
+      this.clock.advance(reportMs);
+      await this.beat();
+      await this.settle();
+      this.clock.advance(1000);
+      await this.settle();
+    }
+  }
+
+  /** Starts one more coordinator, on the same store or on what a test puts before it. */
+  async join(id: string, { clock = new ManualClock(this.clock.nowMs()), store = this.store } = {}): Promise<Running> {
+    const { random, world: clients } = this;
     const config = this.#config;
-    this.#coordinator = await Coordinator.create({ config, store, clients, clock, random, log: silentLog });
-    const { routes } = this.#coordinator;
-    this.#transport = createRouterTransport(routes, {
+    const options = { config, id, version: 'test', store, clients, clock, random, log: silentLog };
+    const coordinator = new Coordinator(options);
+    const transport = createRouterTransport(coordinator.routes, {
       router: {
         interceptors: [
           (next) => async (request) => {
@@ -62,19 +96,51 @@ export class Harness {
         ],
       },
     });
+    const running = { id, coordinator, clock, transport };
+    this.#running.push(running);
     await this.beat();
-    if (isEmpty && !early) {
-      this.clock.advance(reportMs);
-      await this.beat();
-    }
-    await this.#coordinator.start();
+    await coordinator.start(`${id}:1`);
+    await this.settle();
+    return running;
   }
 
-  /** Ends the coordinator where it is; nothing is finished or undone. */
+  /** Lets everything that is ready run. */
+  async settle(): Promise<void> {
+    for (let turn = 0; turn < 40; turn += 1) await setImmediate();
+  }
+
+  /** Stops the clock of a coordinator, as SIGSTOP does: its timers stand still. */
+  suspend(running: Running): void {
+    this.#running = this.#running.filter((other) => other !== running);
+    this.#stopped.push(running);
+  }
+
+  /** Lets a suspended coordinator go on: all the time that passed passes for it at once. */
+  async resume(running: Running): Promise<void> {
+    this.#stopped = this.#stopped.filter((other) => other !== running);
+    this.#running.push(running);
+    running.clock.advance(this.clock.nowMs() - running.clock.nowMs());
+    await this.settle();
+  }
+
+  /** Lets time pass for all whose clocks go on. */
+  advance(ms: number): void {
+    const clocks = new Set([this.clock, ...this.#running.map((each) => each.clock)]);
+    for (const clock of clocks) clock.advance(ms);
+  }
+
+  /** Ends the coordinators where they are; nothing is finished or undone. */
   async crash(): Promise<void> {
-    await this.#coordinator?.stop();
+    for (const { coordinator } of [...this.#running, ...this.#stopped]) await coordinator.stop();
+    this.#running = [];
+    this.#stopped = [];
     await this.#store?.close();
-    this.#coordinator = undefined;
+  }
+
+  /** Ends one coordinator as SIGTERM does. */
+  async leave(running: Running): Promise<void> {
+    this.#running = this.#running.filter((other) => other !== running);
+    await running.coordinator.stop();
   }
 
   /** Loses the store file. */
@@ -87,8 +153,8 @@ export class Harness {
     rmSync(this.directory, { recursive: true, force: true });
   }
 
-  client<S extends DescService>(service: S): Client<S> {
-    return createClient(service, this.#transport!);
+  client<S extends DescService>(service: S, running: Running = this.#running[0]!): Client<S> {
+    return createClient(service, running.transport);
   }
 
   get machines() {
@@ -107,12 +173,18 @@ export class Harness {
     return this.client(LockService);
   }
 
+  get cluster() {
+    return this.client(ClusterService);
+  }
+
   /** A heartbeat of every host that is not silent. */
   async beat(): Promise<void> {
     for (const agent of this.world.agents.values()) {
       if (agent.silent) continue;
-      const { hostNumber } = await this.hosts.heartbeat(agent.heartbeat());
+      const { hostNumber, storeGeneration, roster } = await this.hosts.heartbeat(agent.heartbeat());
       agent.hostNumber = hostNumber;
+      agent.storeGeneration = storeGeneration;
+      for (const host of roster) agent.remembered.set(host.id, host.address);
     }
   }
 
@@ -122,7 +194,7 @@ export class Harness {
       for (let turn = 0; turn < 20; turn += 1) await setImmediate();
       const result = await done();
       if (result !== undefined) return result;
-      this.clock.advance(100);
+      this.advance(100);
       if (passedMs % 2000 === 0) await this.beat();
     }
     throw new Error('it did not happen within ten minutes of the clock');
