@@ -191,17 +191,17 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     peers,
     transfer: stream,
     seeder: {
-      seed: async (from, to, statePath, seedSignal) => {
+      seed: async (from, { image, onProgress, ...to }) => {
         const kept = await volumes.inspect(from.volumeId);
         if (kept?.state !== 'relinquished') return false;
         const sumsPath = volumes.statePath(from.volumeId, keptSumsName);
         const seeded = await seedCopy({
           kept: { imagePath: kept.path, sumsPath },
           root: from.root,
-          imagePath: to.path,
-          statePath,
+          imagePath: image.path,
           clock,
-          signal: seedSignal,
+          onProgress: ({ bytesDone }) => onProgress(bytesDone),
+          ...to,
         });
         return seeded !== null;
       },

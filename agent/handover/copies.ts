@@ -31,10 +31,13 @@ const seedPrefix = 'root:';
 export interface Seeder {
   /** Fills the image of a new copy from a kept volume's, under the snapshot name `root:<root>`; repeatable. False if it cannot. */
   seed(
-    from: { volumeId: string; root: string },
-    to: VolumeInfo,
-    statePath: string,
-    signal: AbortSignal,
+    from: { readonly volumeId: string; readonly root: string },
+    to: {
+      readonly image: VolumeInfo;
+      readonly statePath: string;
+      readonly signal: AbortSignal;
+      readonly onProgress: (bytesDone: number) => void;
+    },
   ): Promise<boolean>;
 }
 
@@ -264,7 +267,7 @@ export class VolumeCopies {
       signal.throwIfAborted();
       const opened = await peers.openExport(detail.peer, migrationId, transfer.fingerprint, ask);
       if (!opened.comparing) return opened;
-      this.#show(row, 'comparing');
+      this.#show(row, 'comparing', opened.comparedBytes, opened.compareBytesTotal);
       await clock.sleep(comparingPauseMs, signal);
     }
   }
@@ -310,9 +313,10 @@ export class VolumeCopies {
     if (!seed) return;
     const held = await transfer.held(statePath);
     if (held !== '' && !held.startsWith(seedPrefix)) return;
-    this.#show(row, 'seeding');
+    const show = (bytesDone: number) => this.#show(row, 'seeding', BigInt(bytesDone), BigInt(detail.volumeSizeBytes));
+    show(0);
     try {
-      if (!(await seeder.seed(seed, image, statePath, signal))) {
+      if (!(await seeder.seed(seed, { image, statePath, signal, onProgress: show }))) {
         handovers.note(migrationId, { seed: null });
         return;
       }
@@ -326,10 +330,8 @@ export class VolumeCopies {
     }
   }
 
-  #show(row: DestinationRow, phase: 'seeding' | 'comparing'): void {
-    const bytesTotal = BigInt(row.detail.volumeSizeBytes);
-    this.#progress.set(row.migrationId, create(CopyProgressSchema, { bytesTotal, phase }));
-    this.#options.handovers.changed(row.migrationId);
+  #show(row: DestinationRow, phase: 'seeding' | 'comparing', bytesDone: bigint, bytesTotal: bigint): void {
+    this.#progress.set(row.migrationId, create(CopyProgressSchema, { bytesDone, bytesTotal, phase }));
   }
 
   #noted(migrationId: string): PrecopyNote {

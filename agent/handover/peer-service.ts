@@ -112,7 +112,10 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
     const opened = await (live ? source.live(round, have) : source.stopped(have)).catch((error) =>
       Promise.reject(explainTransfer(error)),
     );
-    if (opened.comparing) return { comparing: true };
+    if (opened.comparing) {
+      const { bytesDone, bytesTotal } = opened;
+      return { comparing: true, comparedBytes: BigInt(bytesDone), compareBytesTotal: BigInt(bytesTotal) };
+    }
     this.#exportable(request);
     const told = live ? this.#live(row, opened as LiveRound) : { mode: 'none' };
     if (opened.snapshot === '') return told;
