@@ -15,6 +15,8 @@ export const coordinatorFlags = {
   },
   'start-deadline': { value: 'TIME', help: 'a moved Machine must be healthy within this', default: '60s' },
   concurrency: { value: 'N', help: 'migrations that run at once; others wait', default: '64' },
+  'drain-per-destination': { value: 'N', help: 'moves to one host that drains have under way at once', default: '4' },
+  'drain-total': { value: 'N', help: 'moves that all drains together have under way at once', default: '16' },
   'downtime-budget': {
     value: 'TIME',
     help: 'what the last copy, made while a Machine is down, may take; rounds before it aim at that',
@@ -48,6 +50,9 @@ export interface CoordinatorConfig {
   /** Unless a migration names another. */
   readonly startDeadlineMs: number;
   readonly concurrentMax: number;
+  /** Moves that drains have under way at once: to one host, and all together. */
+  readonly drainPerDestination: number;
+  readonly drainTotal: number;
   /** Unless a migration names another. */
   readonly downtimeBudgetMs: number;
   /** Where locks, migrations and roster are. */
@@ -93,10 +98,6 @@ export function parseCoordinatorConfig(
     const expected = 'FERRY_COORDINATOR_STORE in the environment, or --store-password-file FILE';
     throw invalidArgument('--store', 'has a password, which every user of this machine can see there', expected);
   }
-  const concurrentMax = Number(flags.concurrency);
-  if (!/^\d{1,4}$/.test(flags.concurrency) || concurrentMax < 1 || concurrentMax > concurrencyMax) {
-    throw invalidArgument('--concurrency', `is ${JSON.stringify(flags.concurrency)}`, `1 to ${concurrencyMax}`);
-  }
   return {
     dataDir: flags['data-dir'] === '' ? '' : resolve(flags['data-dir']),
     listen: parseListen(flags.listen, 'listen'),
@@ -107,7 +108,9 @@ export function parseCoordinatorConfig(
       startDeadlineMsMin,
       startDeadlineMsMax,
     ),
-    concurrentMax,
+    concurrentMax: parseCount(flags, 'concurrency'),
+    drainPerDestination: parseCount(flags, 'drain-per-destination'),
+    drainTotal: parseCount(flags, 'drain-total'),
     downtimeBudgetMs: parseFlagDurationMs(
       flags['downtime-budget'],
       'downtime-budget',
@@ -120,4 +123,10 @@ export function parseCoordinatorConfig(
     leaseMs: parseFlagDurationMs(flags.lease, 'lease', 1000, 300_000),
     logLevel: flags['log-level'],
   };
+}
+
+function parseCount<N extends string>(flags: Readonly<Record<N, string>>, name: N): number {
+  const count = Number(flags[name]);
+  if (/^\d{1,4}$/.test(flags[name]) && count >= 1 && count <= concurrencyMax) return count;
+  throw invalidArgument(`--${name}`, `is ${JSON.stringify(flags[name])}`, `1 to ${concurrencyMax}`);
 }

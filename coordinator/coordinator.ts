@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { ConnectRouter } from '@connectrpc/connect';
 import {
   ClusterService,
+  DrainService,
   HostService,
   LockService,
   MachineService,
@@ -14,6 +15,11 @@ import type { Random } from '../shared/random.ts';
 import { Agents, type Clients } from './agents.ts';
 import type { CoordinatorConfig } from './config.ts';
 import { Directory } from './directory.ts';
+import { DrainBook } from './drains/book.ts';
+import { Drains } from './drains/drains.ts';
+import { DrainEngine } from './drains/engine.ts';
+import { restoreDrain } from './drains/keep.ts';
+import { MigrationMover } from './drains/mover.ts';
 import type { Gate } from './locks/gate.ts';
 import { NetworkLocks } from './locks/network-lock.ts';
 import { Orphans } from './locks/orphans.ts';
@@ -25,6 +31,7 @@ import { Planner } from './migrations/planner.ts';
 import { Rebuild } from './rebuild/rebuild.ts';
 import { Roster } from './roster.ts';
 import { clusterService } from './services/cluster.ts';
+import { drainService } from './services/drains.ts';
 import { hostService } from './services/hosts.ts';
 import { lockService } from './services/locks.ts';
 import { machineService } from './services/machines.ts';
@@ -39,7 +46,13 @@ const migrationsWaitingMax = 1000;
 export interface CoordinatorOptions {
   readonly config: Pick<
     CoordinatorConfig,
-    'heartbeatIntervalMs' | 'startDeadlineMs' | 'concurrentMax' | 'downtimeBudgetMs' | 'leaseMs'
+    | 'heartbeatIntervalMs'
+    | 'startDeadlineMs'
+    | 'concurrentMax'
+    | 'downtimeBudgetMs'
+    | 'leaseMs'
+    | 'drainPerDestination'
+    | 'drainTotal'
   >;
   /** Name of this coordinator; one process a name. */
   readonly id: string;
@@ -56,6 +69,7 @@ export class Coordinator {
   readonly #sessions: Sessions;
   readonly #rebuild: Rebuild;
   readonly #driver: MigrationDriver;
+  readonly #drains: DrainEngine;
   readonly #housekeeping: Housekeeping;
   readonly #stopping = new AbortController();
   #running: Promise<unknown> = Promise.resolve();
@@ -65,7 +79,7 @@ export class Coordinator {
   /** Registers the services. */
   readonly routes: (router: ConnectRouter) => void;
 
-  constructor(options: CoordinatorOptions) {
+  private constructor(options: CoordinatorOptions) {
     const { store, clients, clock, random, log, config, id, version } = options;
     const { heartbeatIntervalMs, startDeadlineMs, concurrentMax, downtimeBudgetMs, leaseMs } = config;
     const sessions = new Sessions({ store, clock, random, log, coordinator: id, version, leaseMs });
@@ -81,8 +95,15 @@ export class Coordinator {
     const driver = new MigrationDriver({ ...parts, random, sessions, concurrentMax, waitingMax: migrationsWaitingMax });
     const isLost = () => this.#rebuild.isLost;
     const planner = new Planner({ store, agents, roster, driver, clock, random, downtimeBudgetMs, isLost });
+    const drainBook = new DrainBook(store, clock);
+    const limits = { perDestination: config.drainPerDestination, total: config.drainTotal };
+    const drainParts = { store, roster, agents, book: drainBook, clock, random, log, limits, downtimeBudgetMs };
+    const mover = new MigrationMover(planner, driver, startDeadlineMs);
+    const engine = new DrainEngine({ ...drainParts, mover, sessions });
+    const drains = new Drains({ ...drainParts, engine });
     this.#sessions = sessions;
     this.#driver = driver;
+    this.#drains = engine;
     this.#rebuild = new Rebuild({
       store,
       agents,
@@ -93,7 +114,9 @@ export class Coordinator {
       defaults: () => ({ startDeadlineMs, downtimeBudgetMs }),
       onLost: () => sessions.lose('the store was lost, or another server took it over'),
       remembered: () => driver.remembered(),
-      restoreDrain: async () => {},
+      restoreDrain: async (hostId, kept) => {
+        if (await restoreDrain(store, hostId, kept)) log.info({ host: hostId }, 'a drain is known again');
+      },
     });
     this.#housekeeping = new Housekeeping({ parts, store, orphans, sessions, clock, log });
     this.routes = (router) => {
@@ -102,16 +125,28 @@ export class Coordinator {
       router.service(HostService, hostService({ store, roster, agents, log, rebuild: this.#rebuild }));
       router.service(MigrationService, migrationService({ parts, driver, planner, startDeadlineMs, downtimeBudgetMs }));
       router.service(LockService, lockService(parts));
+      router.service(DrainService, drainService({ store, roster, book: drainBook, drains }));
       router.service(ClusterService, clusterService({ store, roster, rebuild: this.#rebuild, sessions }));
     };
+  }
+
+  /** Looks at the store before any agent reports: one without hosts may have been lost. Nothing is driven before `start`. */
+  static async create(options: CoordinatorOptions): Promise<Coordinator> {
+    const coordinator = new Coordinator(options);
+    await coordinator.#rebuild.start();
+    return coordinator;
   }
 
   /** Begins to drive, as the coordinator that answers at `address`. */
   async start(address: string): Promise<void> {
     const { signal } = this.#stopping;
-    await this.#rebuild.start();
     await this.#sessions.start(address);
-    this.#running = Promise.all([this.#rebuild.run(signal), this.#driver.run(signal), this.#housekeeping.run(signal)]);
+    this.#running = Promise.all([
+      this.#rebuild.run(signal),
+      this.#driver.run(signal),
+      this.#drains.run(signal),
+      this.#housekeeping.run(signal),
+    ]);
     this.#renewing = this.#sessions.run(this.#ending.signal);
     await this.#driver.takeOver().catch(() => {});
   }

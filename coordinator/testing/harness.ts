@@ -6,6 +6,7 @@ import type { DescService } from '@bufbuild/protobuf';
 import { type Client, createClient, createRouterTransport, type Transport } from '@connectrpc/connect';
 import {
   ClusterService,
+  DrainService,
   HostService,
   LockService,
   MachineService,
@@ -28,6 +29,10 @@ const defaults = {
   concurrentMax: 64,
   downtimeBudgetMs: 300,
   leaseMs: 15_000,
+  drainPerDestination: 4,
+  drainTotal: 16,
+  drainPerDestination: 4,
+  drainTotal: 16,
 };
 
 /** Longer than an empty store waits for its hosts to report. */
@@ -73,6 +78,7 @@ export class Harness {
       await this.beat();
       await this.settle();
       this.clock.advance(1000);
+      await this.beat();
       await this.settle();
     }
   }
@@ -82,7 +88,7 @@ export class Harness {
     const { random, world: clients } = this;
     const config = this.#config;
     const options = { config, id, version: 'test', store, clients, clock, random, log: silentLog };
-    const coordinator = new Coordinator(options);
+    const coordinator = await Coordinator.create(options);
     const transport = createRouterTransport(coordinator.routes, {
       router: {
         interceptors: [
@@ -171,6 +177,10 @@ export class Harness {
 
   get locks() {
     return this.client(LockService);
+  }
+
+  get drains() {
+    return this.client(DrainService);
   }
 
   get cluster() {
