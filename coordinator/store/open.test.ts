@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,9 +15,9 @@ afterEach(async () => {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
 });
 
-const open = async (text: string, path = '') => {
+const open = async (text: string, path = '', passwordFile = '') => {
   const address = parseStoreAddress(text, '--store');
-  const store = await openStore({ address, path, clock: systemClock, random: systemRandom });
+  const store = await openStore({ address, passwordFile, path, clock: systemClock, random: systemRandom });
   cleanups.push(() => store.close());
   return store;
 };
@@ -83,6 +83,14 @@ describe.skipIf(redisMissing !== '')(`with a server${redisMissing}`, () => {
     expect((await open(`redis://:right@127.0.0.1:${port}/2`)).describe()).toEqual({
       where: `redis redis://127.0.0.1:${port}/2`,
       notes: [],
+    });
+    const directory = mkdtempSync(join(tmpdir(), 'ferry-password-'));
+    cleanups.push(() => rmSync(directory, { recursive: true, force: true }));
+    writeFileSync(join(directory, 'password'), 'right\n');
+    await open(`redis://127.0.0.1:${port}`, '', join(directory, 'password'));
+    await expect(open(`redis://127.0.0.1:${port}`, '', join(directory, 'none'))).rejects.toMatchObject({
+      reason: 'invalid_argument',
+      field: '--store-password-file',
     });
   });
 

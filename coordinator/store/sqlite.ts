@@ -37,7 +37,8 @@ import type {
 import { mintTerm } from './term.ts';
 import { isThrough } from './through.ts';
 
-const schema = [
+/** Versions of the schema. One that was released is never changed: a further one is added. */
+export const schema = [
   `
   CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
   CREATE TABLE numbers (

@@ -143,6 +143,11 @@ export class Link {
     });
   }
 
+  /** What is connected stays so and never hears anything again; new connections are not concerned. */
+  mute(): void {
+    for (const socket of this.#sockets) socket.removeAllListeners('data').resume();
+  }
+
   /** Ends what is connected. */
   drop(): void {
     for (const socket of this.#sockets) socket.destroy();

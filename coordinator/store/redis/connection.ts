@@ -50,6 +50,8 @@ export class RedisConnection {
   #admitted = Promise.withResolvers<void>();
   #isAdmitted = false;
   #connections = 0;
+  #isClosed = false;
+  #restart: NodeJS.Timeout | undefined;
   /** Why the last try failed. */
   #trouble: unknown = new Error('no connection yet');
   #onHopeless: (error: unknown) => void = () => {};
@@ -79,12 +81,25 @@ export class RedisConnection {
     this.#redis = new Redis(options);
     defineScripts(this.#redis);
     this.#redis.on('error', (error) => this.#failed(error));
-    this.#redis.on('close', () => {
-      this.#connections += 1;
-      if (this.#isAdmitted) this.#admitted = Promise.withResolvers();
-      this.#isAdmitted = false;
+    this.#redis.on('close', () => this.#leave());
+    // The client stops trying when a connection could not even be begun.
+    this.#redis.on('end', () => {
+      if (!this.#isClosed) this.#restart = setTimeout(() => this.#redis.connect().catch(() => {}), reconnectMsMax);
     });
     this.#redis.on('ready', () => void this.#admit(admit));
+  }
+
+  /** The connection is used no longer; whoever comes waits for the next one. */
+  #leave(): void {
+    this.#connections += 1;
+    if (this.#isAdmitted) this.#admitted = Promise.withResolvers();
+    this.#isAdmitted = false;
+  }
+
+  #giveUp(): void {
+    this.#leave();
+    // Otherwise it is being replaced already.
+    if (this.#redis.status === 'ready') this.#redis.disconnect(true);
   }
 
   async #admit(admit: Admit): Promise<void> {
@@ -96,7 +111,7 @@ export class RedisConnection {
       this.#admitted.resolve();
     } catch (error) {
       this.#failed(error);
-      if (connection === this.#connections) this.#redis.disconnect(true);
+      if (connection === this.#connections) this.#giveUp();
     }
   }
 
@@ -110,9 +125,9 @@ export class RedisConnection {
   async run<T>(work: (redis: Redis) => Promise<T>): Promise<T> {
     const late = Promise.withResolvers<never>();
     const timer = setTimeout(() => late.reject(new Error(`no answer within ${this.#deadlineMs} ms`)), this.#deadlineMs);
-    let isSent = false;
+    let sentOn: number | undefined;
     const working = this.#admitted.promise.then(() => {
-      isSent = true;
+      sentOn = this.#connections;
       return work(this.#redis);
     });
     working.catch(() => {});
@@ -120,8 +135,8 @@ export class RedisConnection {
       return await Promise.race([working, late.promise]);
     } catch (error) {
       // A connection without answers, or to a server that became a replica, is given up: the next one may be better.
-      if (isSent && isOfConnection(error) && this.#redis.status === 'ready') this.#redis.disconnect(true);
-      throw this.#explain(isSent ? error : this.#trouble);
+      if (sentOn === this.#connections && isOfConnection(error)) this.#giveUp();
+      throw this.#explain(sentOn === undefined ? this.#trouble : error);
     } finally {
       clearTimeout(timer);
     }
@@ -155,7 +170,8 @@ export class RedisConnection {
         });
       case 'credentials':
         return new FerryError('store_unreachable', `${this.address} refuses us: ${message}`, {
-          nextAction: 'Give user and password in the address of the store (FERRY_COORDINATOR_STORE or --store-file).',
+          nextAction:
+            'Give user and password in the address of the store (FERRY_COORDINATOR_STORE), or the password by --store-password-file.',
           facts,
         });
       case 'format':
@@ -172,6 +188,8 @@ export class RedisConnection {
 
   /** Hangs up; twice is harmless. */
   close(): void {
+    this.#isClosed = true;
+    clearTimeout(this.#restart);
     this.#redis.disconnect();
   }
 }

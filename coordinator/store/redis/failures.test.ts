@@ -100,23 +100,36 @@ describe.skipIf(redisMissing !== '')(`a Redis store in trouble${redisMissing}`, 
     expect(await (await open(server)).identity()).toEqual(before);
   });
 
-  test('restarted with an older copy of its data: it is another incarnation, told to every coordinator that saw more', async () => {
-    const server = await start('--appendonly', 'no');
-    const ignorant = await open(server);
-    const store = await open(server);
-    const before = await ignorant.identity();
-    await server.ask('SAVE');
-    await store.acquireLock(wish('mig_1'));
-    await server.kill();
-    await server.restart();
-    await expect(eventually(() => store.acquireLock(wish('mig_2')))).rejects.toEqual(rebuilding);
-    const after = await store.identity();
-    expect(after.generation).toBe(before.generation);
-    expect(after.incarnation).not.toBe(before.incarnation);
-    await expect(eventually(() => ignorant.acquireLock(wish('mig_2')))).rejects.toEqual(rebuilding);
-    expect(await ignorant.identity()).toEqual(after);
-    expect(await store.identity()).toEqual(after);
-  });
+  test.each(['first', 'last'])(
+    'restarted with an older copy of its data: another incarnation, also when who saw more comes %s',
+    async (place) => {
+      const server = await start('--appendonly', 'no');
+      const [wire, otherWire] = [await link(server), await link(server)];
+      const store = await open(wire);
+      const ignorant = await open(otherWire);
+      const before = await ignorant.identity();
+      await server.ask('SAVE');
+      await store.acquireLock(wish('mig_1'));
+      await server.kill();
+      const late = place === 'first' ? otherWire : wire;
+      late.mode = 'refuse';
+      await server.restart();
+      if (place === 'last') {
+        // Without whoever saw more nobody can know.
+        expect(await eventually(() => ignorant.identity())).toEqual(before);
+        expect(await ignorant.locks()).toEqual([]);
+        late.mode = 'pass';
+      }
+      await expect(eventually(() => store.acquireLock(wish('mig_2')))).rejects.toEqual(rebuilding);
+      const after = await store.identity();
+      expect(after.generation).toBe(before.generation);
+      expect(after.incarnation).not.toBe(before.incarnation);
+      late.mode = 'pass';
+      await expect(eventually(() => ignorant.acquireLock(wish('mig_2')))).rejects.toEqual(rebuilding);
+      expect(await ignorant.identity()).toEqual(after);
+      expect(await store.identity()).toEqual(after);
+    },
+  );
 
   test('a silent connection ends every operation within its deadline, and is replaced', async () => {
     const server = await start();
@@ -129,8 +142,10 @@ describe.skipIf(redisMissing !== '')(`a Redis store in trouble${redisMissing}`, 
     }
     expect(String(await server.ask('HLEN', 'ferry:locks'))).toBe('0');
     wire.mode = 'pass';
-    wire.drop();
     expect(await eventually(() => store.acquireLock(wish('mig_1')))).toMatchObject({ kind: 'granted' });
+    wire.mute();
+    await expect(store.acquireLock(wish('mig_1'))).rejects.toEqual(unreachable);
+    expect(await eventually(() => store.releaseLock('alpha', 'mig_1'))).toBe(true);
   });
 
   test('refused connections: store_unreachable; it goes on by itself', async () => {
