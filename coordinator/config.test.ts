@@ -9,6 +9,13 @@ test('defaults, flags, environment', () => {
     heartbeatIntervalMs: 2000,
     startDeadlineMs: 60_000,
     concurrentMax: 64,
+    drainTotal: 16,
+    drainPerDestination: 4,
+    downtimeBudgetMs: 300,
+    store: { kind: 'sqlite' },
+    storePasswordFile: '',
+    id: '',
+    leaseMs: 15_000,
     logLevel: 'info',
   });
   const env = { FERRY_COORDINATOR_DATA_DIR: '/e', FERRY_COORDINATOR_LISTEN: '127.0.0.1:1' };
@@ -19,8 +26,22 @@ test('defaults, flags, environment', () => {
   });
 });
 
+test('a shared store needs no data directory; its password comes from the environment or a file', () => {
+  const target = { host: 'h', port: 6379, db: 0, username: '', tls: false };
+  expect(parseCoordinatorConfig(['--store', 'redis://h', '--store-password-file', '/p'], {})).toMatchObject({
+    dataDir: '',
+    store: { kind: 'redis', target: { ...target, password: '' } },
+    storePasswordFile: '/p',
+  });
+  expect(parseCoordinatorConfig([], { FERRY_COORDINATOR_STORE: 'redis://:secret@h' })).toMatchObject({
+    store: { kind: 'redis', target: { ...target, password: 'secret' } },
+  });
+});
+
 test.each([
   ['--data-dir', []],
+  ['--store', ['--store', 'nowhere']],
+  ['--store', ['--store', 'redis://:secret@h']],
   ['--listen', ['--data-dir', 'x', '--listen', '0.0.0.0:1']],
   ['--listen', ['--data-dir', 'x', '--listen', 'here']],
   ['--heartbeat-interval', ['--data-dir', 'x', '--heartbeat-interval', '1h']],

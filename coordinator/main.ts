@@ -31,7 +31,7 @@ export async function runCoordinator(config: CoordinatorConfig, signal: AbortSig
     // One file is one coordinator's; those that share a store are told apart by where they run.
     const id = config.id || (config.store.kind === 'sqlite' ? 'coordinator' : nameOf(hostname(), listen.port));
     const parts = { config, id, version, store, clients, clock: systemClock, random: systemRandom, log };
-    const coordinator = new Coordinator(parts);
+    const coordinator = await Coordinator.create(parts);
     const server = new RpcServer({ ...listen, log, routes: coordinator.routes });
     try {
       const address = await server.listen();
