@@ -109,8 +109,10 @@ test('the higher epoch wins, then the higher revision, whoever speaks last', () 
 });
 
 test('a row whose ID or address has no such shape is not taken', () => {
-  for (const wrong of [{ machineId: '../x' }, { app: 'a b' }, { privateIp: '1.2.3.4' }, { bindIp: 'localhost' }])
+  for (const wrong of [{ machineId: '../x' }, { app: 'a b' }, { privateIp: '1.2.3.4' }, { bindIp: 'localhost' }]) {
     directory.take(rowOf(wrong));
+    directory.apply(update([rowOf(wrong)], { complete: true }));
+  }
   expect(answered()).toEqual([]);
 });
 

@@ -109,6 +109,8 @@ describe('an answer', () => {
   test('that is too long for UDP says so, and comes whole by TCP, at most 100 addresses', () => {
     expect(ask('many.internal')).toMatchObject({ flag_tc: true, rcode: 'NOERROR', answers: [] });
     expect(ask('many.internal', 'AAAA', withEdns)).toMatchObject({ flag_tc: true, answers: [] });
+    expect(ask('top40.nearest.of.many.internal', 'AAAA', withEdns)).toMatchObject({ flag_tc: true, answers: [] });
+    expect(ask('top15.nearest.of.many.internal', 'AAAA', withEdns).answers).toHaveLength(15);
     const whole = ask('many.internal', 'AAAA', {}, 'tcp');
     expect(whole.flag_tc).toBe(false);
     expect(new Set(data(whole)).size).toBe(100);

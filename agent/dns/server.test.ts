@@ -1,7 +1,7 @@
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import packets from 'dns-packet';
+import packets, { type OptAnswer } from 'dns-packet';
 import { afterEach, expect, test } from 'vitest';
 import { ManualClock, systemClock } from '../../shared/clock.ts';
 import { silentLog } from '../../shared/log.ts';
@@ -47,15 +47,23 @@ test('UDP and TCP answer on one port; what is too long for one comes by the othe
   }
 });
 
+const padding = { code: 'PADDING', length: 5000 };
+const option = { type: 'OPT', name: '.', udpPayloadSize: 512, extendedRcode: 0, ednsVersion: 0, flags: 0 };
+const padded = { ...option, flag_do: false, options: [padding] } as unknown as OptAnswer;
+
 test.each([
-  ['a length beyond every query', Buffer.from([0xff, 0xff, 1])],
+  [
+    'a query that is too long',
+    packets.streamEncode({ questions: [{ name: 'shop.internal', type: 'AAAA' }], additionals: [padded] }),
+  ],
   ['an answer instead of a query', Buffer.concat([Buffer.from([0, 12]), Buffer.from([0, 1, 0x80]), Buffer.alloc(9)])],
-])('a connection that sends %s is closed, and the next one is served', async (_, bytes) => {
+])('a connection that sends %s is closed without an answer, and the next one is served', async (_, bytes) => {
   const port = await start();
   const bad = connect({ host: '127.0.0.1', port });
   bad.on('error', () => {});
+  bad.on('data', () => expect.unreachable());
   bad.write(bytes);
-  await once(bad.resume(), 'close');
+  await once(bad, 'close');
   const good = connect({ host: '127.0.0.1', port });
   good.end(packets.streamEncode({ type: 'query', id: 1, questions: [{ name: 'shop.internal', type: 'AAAA' }] }));
   const [reply] = await once(good, 'data');
