@@ -114,6 +114,8 @@ export class FakeAgent {
   copiesNothing = false;
   /** Machines that arrive here do not become healthy. */
   sick = false;
+  /** Only these Machines do not become healthy here. */
+  readonly sickMachines = new Set<string>();
   /** What a sick host says about a Machine. */
   sickAs: 'starting' | 'unhealthy' = 'starting';
   cordoned = false;
@@ -309,7 +311,7 @@ export class FakeAgent {
         handover.standing = 'handed-over';
         break;
       case 'owner':
-        handover.health = up ? (this.sick ? this.sickAs : 'healthy') : '';
+        handover.health = up ? (this.sick || this.sickMachines.has(handover.machineId) ? this.sickAs : 'healthy') : '';
         handover.standing = handover.health === 'healthy' ? 'up-here' : 'active';
         break;
       default:

@@ -31,8 +31,6 @@ const defaults = {
   leaseMs: 15_000,
   drainPerDestination: 4,
   drainTotal: 16,
-  drainPerDestination: 4,
-  drainTotal: 16,
 };
 
 /** Longer than an empty store waits for its hosts to report. */
@@ -64,6 +62,11 @@ export class Harness {
 
   get store(): Store {
     return this.#store!;
+  }
+
+  /** The coordinator that answers. */
+  get first(): Running {
+    return this.#running[0]!;
   }
 
   /** Starts a coordinator on the store file; on an empty one, past the time in which hosts report (unless `early`). */
@@ -159,7 +162,7 @@ export class Harness {
     rmSync(this.directory, { recursive: true, force: true });
   }
 
-  client<S extends DescService>(service: S, running: Running = this.#running[0]!): Client<S> {
+  client<S extends DescService>(service: S, running: Running = this.first): Client<S> {
     return createClient(service, running.transport);
   }
 
