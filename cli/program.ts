@@ -46,7 +46,7 @@ export async function runCli(argv: readonly string[], terminal: Terminal): Promi
     })
     .addHelpText(
       'after',
-      '\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 parked or blocked, 4 unreachable.\n\nExample: ferry dev    (a whole cluster on this machine; it prints what to type next)',
+      '\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 parked or blocked, 4 unreachable,\n130 a watch was interrupted (what it showed goes on).\n\nExample: ferry dev    (a whole cluster on this machine; it prints what to type next)',
     );
   for (const register of nouns) register(program, terminal, outcome);
   try {

@@ -31,7 +31,7 @@ export function registerVolume(program: Command, terminal: Terminal, _outcome: O
     .requiredOption('--host <name>', 'host that holds it')
     .addHelpText(
       'after',
-      '\nThe agent of the host reads FILE, and only inside its import folder (its flag --import-dir): put the image there first. The image is\ncopied and stays as it is.\n\nExample: ferry volume create data --size 10GiB --host host-1\nExample: ferry volume create data --from old-server.img --host host-1',
+      '\nThe agent of the host reads FILE, from its import folder only (flag --import-dir): put the image\nthere first. It is copied, and stays as it is.\n\nExample: ferry volume create data --size 10GiB --host host-1\nExample: ferry volume create data --from old-server.img --host host-1',
     )
     .action(async (name: string, options: CommonOptions & { size?: string; from?: string; host: string }) => {
       const session = new Session(terminal, options);

@@ -1,5 +1,7 @@
+import { create } from '@bufbuild/protobuf';
 import { expect, test } from 'vitest';
 import { DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { WaitSchema } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { blockedDrain, runningDrain } from '../drain.fixture.ts';
 import { FakeTerminal } from '../fake-coordinator.fixture.ts';
 import { DrainView } from './drain-view.ts';
@@ -42,11 +44,11 @@ test('another try says why; a pause is told; a wait of the whole drain, too', ()
   terminal.stdout = '';
   const again = runningDrain({ state: DrainState.PAUSED });
   Object.assign(again.machines[1]!, { attempts: 2, reason: 'the copy broke' });
-  again.wait = again.machines[1]!.wait!;
+  again.wait = create(WaitSchema, { kind: 'operator', subject: again.id, message: 'the drain to go on' });
   view.show(again);
   expect(terminal.stdout).toBe(
     '[ 2/3] web-2 bbbbbbbbbbbbbb: try 2, because the one before failed: the copy broke\n' +
-      '  waits for network shop, which web-1 holds\nThe drain is paused now.\n',
+      '  waits for the drain to go on\nThe drain is paused now.\n',
   );
 });
 

@@ -79,7 +79,9 @@ export class DrainView {
     const lines = inOrder(drain.machines).flatMap((machine) => this.#changesOf(machine, drain));
     if (this.#terminal.isTerminal) return lines;
     const wait = keyOf(drain.wait);
-    if (drain.wait !== undefined && wait !== this.#wait) lines.push(`  waits for ${drain.wait.message}`);
+    // What its Machines all wait for has been told with them.
+    const isTold = drain.machines.some((machine) => keyOf(machine.wait) === wait);
+    if (drain.wait !== undefined && wait !== this.#wait && !isTold) lines.push(`  waits for ${drain.wait.message}`);
     this.#wait = wait;
     const tenth = Math.floor(drainPercent(drain) / plainStepPercent);
     if (tenth > this.#tenth && !endStates.has(drain.state))

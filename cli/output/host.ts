@@ -2,7 +2,7 @@ import type { CopyLimits, Host } from '../../proto/gen/ferry/v1/host_pb.ts';
 import { HostStatus, type Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { renderMachineList } from './machine.ts';
 import { keyValues, table } from './table.ts';
-import { formatBytes, formatRate, formatTime, word } from './units.ts';
+import { formatBytes, formatRate, formatTime, plural, word } from './units.ts';
 
 /** "ok", "ok, cordoned", "unreachable, draining", ... */
 function statusOf(host: Host): string {
@@ -19,10 +19,10 @@ export function limitsText(limits: CopyLimits | undefined): string {
   return `out ${formatRate(sendBytesPerSecond)}, in ${formatRate(receiveBytesPerSecond)}`;
 }
 
-/** Why it is not well; else the first of its notes. */
-function infoOf({ reason, notes }: Host): string {
+/** Why it is not well; else where to read its notes. */
+function infoOf({ id, reason, notes }: Host): string {
   if (reason !== '' || notes.length === 0) return reason;
-  return notes.length === 1 ? notes[0]! : `${notes[0]} (and ${notes.length - 1} more: ferry host status)`;
+  return `${plural(notes.length, 'note')}: ferry host status ${id}`;
 }
 
 /** `host list`. */

@@ -77,7 +77,7 @@ test('host list and status: drain, limits, resolver, notes', () => {
   expect(
     renderHostList([host]),
   ).toBe(`HOST    STATUS        REGION  MACHINES  FREE     COPY LIMITS                   ADDRESS         DNS             VERSION  LAST HEARTBEAT                 INFO
-host-1  ok, draining  ams     2         1.0 GiB  out 50.0 MiB/s, in unlimited  127.0.0.1:7401  127.0.0.1:5301  0.2.0    2026-11-22T10:00:00.000+00:00  no reflinks here (and 1 more: ferry host status)
+host-1  ok, draining  ams     2         1.0 GiB  out 50.0 MiB/s, in unlimited  127.0.0.1:7401  127.0.0.1:5301  0.2.0    2026-11-22T10:00:00.000+00:00  2 notes: ferry host status host-1
 `);
   const text = renderHostStatus(host, []);
   expect(text).toContain('  Drain          = drn_X (ferry drain status drn_X)\n');
