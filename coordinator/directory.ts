@@ -46,7 +46,6 @@ export class Directory {
   readonly #hosts = new Map<string, Set<string>>();
   /** The heartbeat of each host that its Machines were read at. */
   readonly #readAtMs = new Map<string, number>();
-  #turn: Promise<unknown> = Promise.resolve();
   #gone = 0;
   #version = 0n;
 
@@ -59,17 +58,17 @@ export class Directory {
 
   /**
    * Takes an agent's report, once the store has it, and what `others` reported to other coordinators; answers what the
-   * agent lacks. One after another: an answer that says that it is complete is.
+   * agent lacks; undefined while that cannot be told.
    */
-  exchange(request: HeartbeatRequest, host: HostRow, others: readonly HostRow[]): Promise<DirectoryUpdate | undefined> {
-    const mine = this.#turn.then(async () => {
-      if (!host.journalWentBack) await this.#heard(request);
-      this.#readAtMs.set(host.id, host.lastHeartbeatMs);
-      for (const other of others) await this.#catchUp(other);
-      return this.#since(request.directoryId, request.directoryVersion);
-    });
-    this.#turn = mine.catch(() => {});
-    return mine;
+  async exchange(
+    request: HeartbeatRequest,
+    host: HostRow,
+    others: readonly HostRow[],
+  ): Promise<DirectoryUpdate | undefined> {
+    if (!host.journalWentBack) await this.#heard(request);
+    this.#readAtMs.set(host.id, host.lastHeartbeatMs);
+    for (const other of others) await this.#catchUp(other);
+    return this.#since(request.directoryId, request.directoryVersion);
   }
 
   async #heard({ hostId, directory, placements }: HeartbeatRequest): Promise<void> {
@@ -85,6 +84,7 @@ export class Directory {
     const machines = (await this.#store.placements({ hostId: id })).map(({ machine }) => machine);
     for (const machine of machines) this.#putStored(machine);
     await this.#missing(id, machines);
+    // Only now: another agent that reports meanwhile is not told that this is all.
     this.#readAtMs.set(id, lastHeartbeatMs);
   }
 
