@@ -10,18 +10,18 @@ import { Drive, handoverAt, untilFree } from '../harness/drive.ts';
 import { fussyConfig, LedgerLoad } from '../harness/ledger.ts';
 import { untilClean } from '../harness/leftovers.ts';
 import { type Load, loadOn } from '../harness/load.ts';
-import { doubles, type Observation, observe, twoDown } from '../harness/observe.ts';
+import { doubles, type Observation, observe } from '../harness/observe.ts';
 
 const long = process.env.FERRY_TEST_LONG === '1';
 const names = ['coordinator', 'coordinator-2'];
 /** The ledger takes so long to stop: the time in which its driver is hit. */
-const stopMs = 4000;
+const stopMs = 2500;
 
 let cluster: TestCluster;
 afterEach(async () => cluster?.[Symbol.asyncDispose]());
 
-const start = (flags: Record<string, string> = { lease: '3s' }, hosts = ['host-a', 'host-b']) =>
-  TestCluster.start({ hosts, store: 'redis', coordinators: 2, coordinatorFlags: flags });
+const start = (flags: Record<string, string> = { lease: '3s' }) =>
+  TestCluster.start({ store: 'redis', coordinators: 2, coordinatorFlags: flags });
 
 interface Move {
   readonly load: Load;
@@ -62,7 +62,7 @@ async function takenOver({ migrationId, other, before }: Move): Promise<void> {
 }
 
 /** The move ends as it should, whoever ended it. */
-async function endsWell({ load, machineId, migrationId, observation }: Move): Promise<void> {
+async function endsWell({ load, machineId, migrationId, observation, before }: Move): Promise<void> {
   const migration = await cluster.ended(migrationId);
   expect(migration, migration.reason).toMatchObject({ state: MigrationState.MOVED, holdsLock: false, settled: true });
   await load.more(20);
@@ -70,21 +70,32 @@ async function endsWell({ load, machineId, migrationId, observation }: Move): Pr
   expect(await cluster.machine(machineId)).toMatchObject({ hostId: 'host-b', state: MachineState.STARTED, epoch: 2n });
   expect(await load.verdict()).toMatchObject({ lost: 0, problems: [] });
   expect(doubles(await observation.report())).toEqual([]);
+  await oldOrdersAreRefused({ migrationId, machineId, before }, ['host-a', 'host-b']);
   await untilFree(cluster);
 }
 
-/** An order of the coordinator from before is refused by both agents. */
-async function oldOrdersAreRefused({ machineId, migrationId, before }: Move): Promise<void> {
+/** Once the agents have heard the other coordinator they refuse what the one from before orders, late or repeated. */
+async function oldOrdersAreRefused(
+  { machineId, migrationId, before }: Pick<Move, 'machineId' | 'migrationId' | 'before'>,
+  hosts: readonly string[],
+): Promise<void> {
+  for (const host of hosts) {
+    await cluster.until(`${host} has heard the other coordinator`, async () => {
+      return ((await handoverAt(cluster, host, migrationId))?.term ?? 0n) > before.term;
+    });
+  }
   const drive = new Drive(cluster, { id: machineId, network: 'net' }, { migrationId });
   const header = { ...drive.header, term: before.term, fence: before.fence };
-  const orders = [
-    drive.from.stopForMigration({ header }),
-    drive.from.abort({ header, machineId, reason: 'from before' }),
-    drive.to.copy({ header }),
-    drive.to.decline({ header, machineId, source: 'host-a', epoch: 2n, reason: 'from before' }),
+  const atSource = [
+    () => drive.from.stopForMigration({ header }),
+    () => drive.from.abort({ header, machineId, reason: 'from before' }),
   ];
-  for (const order of orders) {
-    const refusal = await order.then(() => null, toFerryError);
+  const atDestination = [
+    () => drive.to.copy({ header }),
+    () => drive.to.decline({ header, machineId, source: 'host-a', epoch: 2n, reason: 'from before' }),
+  ];
+  for (const order of [...atSource, ...(hosts.includes('host-b') ? atDestination : [])]) {
+    const refusal = await order().then(() => null, toFerryError);
     expect(refusal).toMatchObject({ reason: 'stale_term' });
   }
 }
@@ -104,7 +115,7 @@ describe.skipIf(redisMissing !== '')(`the coordinator that drives a move${redisM
     const move = await underWay();
     await cluster.kill(move.driver);
     await takenOver(move);
-    await oldOrdersAreRefused(move);
+    await oldOrdersAreRefused(move, ['host-a']);
     await endsWell(move);
     cluster.spawn(move.driver);
     await worksAgain(move);
@@ -116,13 +127,13 @@ describe.skipIf(redisMissing !== '')(`the coordinator that drives a move${redisM
     cluster.signal(move.driver, 'SIGSTOP');
     await takenOver(move);
     cluster.signal(move.driver, 'SIGCONT');
-    await oldOrdersAreRefused(move);
+    await oldOrdersAreRefused(move, ['host-a']);
     await endsWell(move);
     expect(cluster.log(move.driver)).toMatch(/session lost|ran out|stale_term/);
     await worksAgain(move);
   });
 
-  test('is frozen until the other one has finished', async () => {
+  test.runIf(long)('is frozen until the other one has finished', async () => {
     cluster = await start();
     const move = await underWay();
     cluster.signal(move.driver, 'SIGSTOP');
@@ -146,19 +157,22 @@ describe.skipIf(redisMissing !== '')(`the coordinator that drives a move${redisM
   });
 
   for (const how of ['drop', 'reset'] as const) {
-    test(`is cut off from Redis (${how}): the other one finishes, and it says what it lacks`, async () => {
-      cluster = await start();
-      const move = await underWay();
-      cluster.redis.proxy(move.driver).cut(how);
-      await takenOver(move);
-      await oldOrdersAreRefused(move);
-      await endsWell(move);
-      cluster.ask(move.driver);
-      const refusal = await cluster.migration(move.migrationId).then(() => null, toFerryError);
-      expect(refusal?.reason).toMatch(/store_unreachable|deadline/);
-      cluster.redis.proxy(move.driver).restore();
-      await worksAgain(move);
-    });
+    test.skipIf(how === 'reset' && !long)(
+      `is cut off from Redis (${how}): the other one finishes, and it says what it lacks`,
+      async () => {
+        cluster = await start();
+        const move = await underWay();
+        cluster.redis.proxy(move.driver).cut(how);
+        await takenOver(move);
+        await oldOrdersAreRefused(move, ['host-a']);
+        await endsWell(move);
+        cluster.ask(move.driver);
+        const refusal = await cluster.migration(move.migrationId).then(() => null, toFerryError);
+        expect(refusal?.reason).toMatch(/store_unreachable|deadline/);
+        cluster.redis.proxy(move.driver).restore();
+        await worksAgain(move);
+      },
+    );
   }
 });
 
@@ -182,69 +196,4 @@ describe.skipIf(redisMissing !== '' || !long)('the coordinator that drives a mov
       await untilClean(cluster, ['host-a', 'host-b']);
     });
   }
-});
-
-const slow = {
-  init: { exec: ['/bin/sh', '-c', 'trap "sleep 2; exit 0" INT; while :; do sleep 0.1; done'] },
-  stopConfig: { timeout: { seconds: 20n, nanos: 0 } },
-};
-const withVolume = { ...slow, mounts: [{ path: '/data', sizeGb: 1, name: 'data' }] };
-const hosts = ['host-a', 'host-b', 'host-c'];
-
-/** Two Machines of one network; the first is being stopped when the store loses what was written last. */
-async function storeLoses(lose: () => Promise<void>, prepare: () => Promise<void> = async () => {}): Promise<void> {
-  const one = await cluster.run(withVolume, { host: 'host-a' });
-  const two = await cluster.run(slow, { host: 'host-b' });
-  const three = await cluster.run(slow, { host: 'host-c' });
-  const observation = observe();
-  await prepare();
-  const first = await cluster.migrate(one.id, 'host-c');
-  await cluster.until('the first is being stopped', async () => {
-    const step = (await handoverAt(cluster, 'host-a', first))?.step ?? '';
-    return ['stopping', 'stopped'].includes(step);
-  });
-  await lose();
-  // Ordered as soon as the coordinators let it: two more of the same network.
-  const later: string[] = [];
-  for (const { id, destination } of [
-    { id: two.id, destination: 'host-a' },
-    { id: three.id, destination: 'host-b' },
-  ]) {
-    await cluster.until(`${id} can be moved`, async () => {
-      later.push(await cluster.migrate(id, destination));
-      return true;
-    });
-  }
-  for (const id of later) expect(await cluster.ended(id)).toMatchObject({ state: MigrationState.MOVED });
-  await cluster.until('no hand-over is open, and no migration runs', async () => {
-    const open = await Promise.all(hosts.map((host) => cluster.handover(host).listHandovers({ openOnly: true })));
-    const { migrations } = await cluster.migrations.listMigrations({ openOnly: true });
-    return (
-      open.every(({ handovers }) => handovers.every(({ standing }) => standing !== 'active')) && migrations.length === 0
-    );
-  });
-  await untilFree(cluster, hosts);
-  const machines = await Promise.all([one, two, three].map(({ id }) => cluster.machine(id)));
-  for (const machine of machines) expect(machine).toMatchObject({ state: MachineState.STARTED });
-  const report = await observation.report();
-  expect(twoDown(report, { net: [one.id, two.id, three.id] })).toEqual([]);
-  expect(doubles(report)).toEqual([]);
-}
-
-describe.skipIf(redisMissing !== '')(`the store in mid-move${redisMissing}`, () => {
-  test('Redis fails over to a replica that lacks the last writes: never two of a network down, nothing is left', async () => {
-    cluster = await start({ lease: '3s' }, hosts);
-    await cluster.redis.addReplica();
-    await storeLoses(
-      () => cluster.redis.failOver(),
-      async () => cluster.redis.loseWrites(),
-    );
-  });
-
-  test('FLUSHALL: never two of a network down, nothing is left', async () => {
-    cluster = await start({ lease: '3s' }, hosts);
-    await storeLoses(async () => {
-      await cluster.redis.ask('FLUSHALL');
-    });
-  });
 });

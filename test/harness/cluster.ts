@@ -19,6 +19,7 @@ import {
 import { HandoverService } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { HostStatus, type Machine, MachineConfigSchema, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { toFerryError } from '../../shared/error.ts';
 import { ClientPool } from '../../shared/rpc/client.ts';
 import { mountXfs } from './disk.ts';
 import { RedisStore } from './redis-store.ts';
@@ -47,6 +48,13 @@ export interface TestClusterOptions {
   readonly root?: string;
   /** Runs before the daemons start; `dir` gets a folder for each, named as the daemon. Mounts below it are undone at the end. */
   readonly prepare?: (dir: string) => void;
+}
+
+/** Ends `until` at once. */
+class Refused extends Error {
+  constructor(cause: unknown) {
+    super('refused', { cause });
+  }
 }
 
 /** Names of so many coordinators. */
@@ -243,6 +251,7 @@ export class TestCluster implements AsyncDisposable {
         if (await holds()) return;
         last = null;
       } catch (error) {
+        if (error instanceof Refused) throw error.cause;
         last = error;
       }
       await sleep(pollMs);
@@ -306,10 +315,18 @@ export class TestCluster implements AsyncDisposable {
     this.#seen.set(`${id} ${privateIp}`, { id, privateIp });
   }
 
-  /** Begins a migration; answers its ID. */
+  /** Begins a migration; answers its ID. On a busy machine a host can be late with its heartbeats: it is waited for. */
   async migrate(machineId: string, destination: string): Promise<string> {
-    const { migration } = await this.migrations.migrateMachine({ machineId, destination }, { timeoutMs: 10_000 });
-    return migration!.id;
+    let id = '';
+    await this.until(`Machine ${machineId} can be moved`, async () => {
+      try {
+        id = (await this.migrations.migrateMachine({ machineId, destination }, { timeoutMs: 10_000 })).migration!.id;
+      } catch (error) {
+        if (toFerryError(error).reason !== 'host_unreachable') throw new Refused(error);
+      }
+      return id !== '';
+    });
+    return id;
   }
 
   /** A migration as it is now. */

@@ -1,0 +1,77 @@
+import { afterEach, describe, expect, test } from 'vitest';
+import { redisMissing } from '../../coordinator/testing/redis-server.ts';
+import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
+import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { TestCluster } from '../harness/cluster.ts';
+import { handoverAt } from '../harness/drive.ts';
+import { fussyConfig } from '../harness/ledger.ts';
+import { untilClean } from '../harness/leftovers.ts';
+import { doubles, observe, twoDown } from '../harness/observe.ts';
+
+const hosts = ['host-a', 'host-b', 'host-c'];
+const coordinators = ['coordinator', 'coordinator-2'];
+
+let cluster: TestCluster;
+afterEach(async () => cluster?.[Symbol.asyncDispose]());
+
+/** Three Machines of one network; the first is being stopped when the store loses what was written last. */
+async function storeLoses(prepare: () => Promise<void>, lose: () => Promise<unknown>, said: string): Promise<void> {
+  cluster = await TestCluster.start({ hosts, store: 'redis', coordinators: 2, coordinatorFlags: { lease: '3s' } });
+  const machines = await cluster.runAll(hosts.map((host) => [fussyConfig(cluster, { stopMs: 3000 }), { host }]));
+  const [one, two, three] = machines.map(({ id }) => id) as [string, string, string];
+  const observation = observe();
+  await prepare();
+  const first = await cluster.migrate(one, 'host-c');
+  await cluster.until('the first is being stopped', async () => {
+    const step = (await handoverAt(cluster, 'host-a', first))?.step ?? '';
+    return step === 'stopping' || step === 'stopped';
+  });
+  await lose();
+  // Ordered as soon as the coordinators let it: two more of the same network.
+  const later: string[] = [];
+  const orders = [
+    [two, 'host-a'],
+    [three, 'host-b'],
+  ] as const;
+  for (const [machineId, destination] of orders) {
+    await cluster.until(`${machineId} can be moved`, async () => {
+      const { migration } = await cluster.migrations.migrateMachine({ machineId, destination });
+      later.push(migration!.id);
+      return true;
+    });
+  }
+  for (const id of later) {
+    const migration = await cluster.ended(id);
+    expect(migration, migration.reason).toMatchObject({ state: MigrationState.MOVED });
+  }
+  // The first one ended too, and is known again.
+  const ended = await cluster.ended(first);
+  expect([MigrationState.MOVED, MigrationState.MOVED_BACK], ended.reason).toContain(ended.state);
+  await untilClean(cluster, hosts);
+  for (const { id } of machines) expect(await cluster.machine(id)).toMatchObject({ state: MachineState.STARTED });
+  const report = await observation.report();
+  expect(twoDown(report, { net: [one, two, three] })).toEqual([]);
+  expect(doubles(report)).toEqual([]);
+  for (const name of coordinators) expect(cluster.log(name)).toContain(said);
+}
+
+describe.skipIf(redisMissing !== '')(`the store in mid-move${redisMissing}`, () => {
+  test('Redis fails over to a replica that lacks the last writes: never two of a network down, nothing is left', async () => {
+    await storeLoses(
+      async () => {
+        await cluster.redis.addReplica();
+        cluster.redis.loseWrites();
+      },
+      () => cluster.redis.failOver(),
+      'another server took the store over',
+    );
+  });
+
+  test('FLUSHALL: never two of a network down, nothing is left', async () => {
+    await storeLoses(
+      async () => {},
+      () => cluster.redis.ask('FLUSHALL'),
+      'the store was lost',
+    );
+  });
+});
