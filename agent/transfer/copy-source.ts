@@ -101,6 +101,21 @@ interface Mode {
   readonly refused: Refused;
 }
 
+/** What of an export may differ from snapshot `have`. */
+interface Since {
+  readonly have: string;
+  readonly changed: Bitmap;
+  readonly context: ChangedContext;
+  readonly bytes: number;
+}
+
+/** Sums of what the destination has; of `unsure` chunks they are not known. */
+interface BaseSums {
+  readonly sums: ServedSums;
+  readonly unsure: Bitmap | null;
+  close(): Promise<void>;
+}
+
 interface Refusal {
   readonly refused: Exclude<Refused, ''>;
   readonly text: string;
@@ -124,10 +139,8 @@ export class CopySource {
   #mode: Mode | null = null;
   /** Names of the snapshots that are on the disk. */
   readonly #held = new Set<string>();
-  readonly #contexts = new Map<
-    string,
-    { readonly have: string; readonly context: ChangedContext; readonly bytes: number }
-  >();
+  /** For an export, what may differ from what the destination had when it asked. */
+  readonly #since = new Map<string, Since>();
   readonly #exports = new Set<{ readonly snapshot: string; readonly served: SourceExport }>();
   readonly #fills: Fills;
   readonly #over = new AbortController();
@@ -202,7 +215,7 @@ export class CopySource {
       if (!base) return this.#round(name, map, null);
       try {
         const comparing = await this.#fill(sums, path, map);
-        return comparing ?? this.#round(name, map, this.#context(name, have, await sums.differing(base.sums)));
+        return comparing ?? this.#round(name, map, this.#context(name, have, await this.#differing(sums, base)));
       } finally {
         await base.close();
       }
@@ -220,7 +233,7 @@ export class CopySource {
       }
       const path = isHeld ? this.#snapshotPath(snapshot) : await this.#imagePath();
       const map = isStopped ? await this.#mapOfStopped(path) : await this.#disk.map(path, this.#image.sizeBytes);
-      const changed = this.#contexts.get(snapshot)?.context;
+      const changed = this.#since.get(snapshot)?.context;
       const file = await FileExport.open(path, changed ? { map, changed } : { map });
       this.#readers += 1;
       const reader = this.#readers;
@@ -340,14 +353,14 @@ export class CopySource {
     const path = await this.#imagePath();
     if (this.#served.snapshot !== name) await this.#served.moveTo(name, null);
     const map = await this.#disk.map(path, this.#image.sizeBytes);
-    const given = this.#contexts.get(name);
+    const given = this.#since.get(name);
     if (given?.have === have.snapshot) return { ...live, ...this.#round(name, map, given) };
     const base = have.snapshot === name ? null : await this.#baseSums(have);
     if (!base) return { ...live, ...this.#round(name, map, null) };
     try {
       const comparing = await this.#fill(this.#served, path, map);
       if (comparing) return comparing;
-      const changed = await this.#served.differing(base.sums);
+      const changed = await this.#differing(this.#served, base);
       // What is left is what the destination has; the others are known once they are served.
       await this.#served.forget(changed);
       return { ...live, ...this.#round(name, map, this.#context(name, have, changed)) };
@@ -380,7 +393,8 @@ export class CopySource {
     if (this.#served.snapshot !== name) await this.#served.moveTo(name, since.get(this.#served.snapshot) ?? null);
     await this.#served.putHoles(name, map);
     await this.#drop((held) => held === name || held === have.snapshot);
-    if (have.snapshot === name) return { ...live, ...this.#round(name, map, this.#contexts.get(name) ?? null) };
+    for (const older of [...this.#since.keys()]) if (older !== name) this.#since.delete(older);
+    if (have.snapshot === name) return { ...live, ...this.#round(name, map, this.#since.get(name) ?? null) };
     const changed = since.get(have.snapshot);
     if (changed) return { ...live, ...this.#round(name, map, this.#context(name, have, changed)) };
     const base = await this.#baseSums(have);
@@ -388,7 +402,7 @@ export class CopySource {
     try {
       const comparing = await this.#fill(this.#served, path, map);
       if (comparing) return comparing;
-      const differing = await this.#served.differing(base.sums);
+      const differing = await this.#differing(this.#served, base);
       return { ...live, ...this.#round(name, map, this.#context(name, have, differing)) };
     } finally {
       await base.close();
@@ -424,12 +438,24 @@ export class CopySource {
   }
 
   /** The sums of what the destination has, where they are known; not those of the stopped volume. */
-  async #baseSums(have: Have): Promise<{ sums: ServedSums; close(): Promise<void> } | null> {
+  async #baseSums(have: Have): Promise<BaseSums | null> {
     if (have.snapshot === '') return null;
-    if (have.snapshot === this.#served.snapshot) return { sums: this.#served, close: async () => {} };
+    const served = { sums: this.#served, close: async () => {} };
+    if (have.snapshot === this.#served.snapshot) return { ...served, unsure: null };
+    // It was offered a newer snapshot and has nothing of it.
+    const offered = this.#since.get(this.#served.snapshot);
+    if (offered?.have === have.snapshot && this.#current !== this.#served)
+      return { ...served, unsure: offered.changed };
     if (have.root === '' || have.snapshot !== rootSnapshot(have.root)) return null;
     const kept = await openKeptSums(this.#place(keptSumsName), have.root);
-    return kept && { sums: kept, close: () => kept.close() };
+    return kept && { sums: kept, unsure: null, close: () => kept.close() };
+  }
+
+  /** Chunks whose sums are not those of what the destination has. */
+  async #differing(sums: ServedSums, base: BaseSums): Promise<Bitmap> {
+    const changed = await sums.differing(base.sums);
+    for (const [from, to] of base.unsure?.runs() ?? []) changed.fill(from, to, true);
+    return changed;
   }
 
   /** Reads what is not summed yet; says how far it is when that takes long, null when all is known. */
@@ -446,11 +472,11 @@ export class CopySource {
     }
   }
 
-  #context(snapshot: string, have: Have, changed: Bitmap): { have: string; context: ChangedContext; bytes: number } {
+  #context(snapshot: string, have: Have, changed: Bitmap): Since {
     const { sizeBytes } = this.#image;
     const context = chunksContext(`ferry:changed:${have.snapshot}`, changed, sizeBytes);
-    const entry = { have: have.snapshot, context, bytes: bytesOfChunks(changed, sizeBytes) };
-    this.#contexts.set(snapshot, entry);
+    const entry = { have: have.snapshot, changed, context, bytes: bytesOfChunks(changed, sizeBytes) };
+    this.#since.set(snapshot, entry);
     this.#dirtyBytes = entry.bytes;
     return entry;
   }
@@ -492,7 +518,6 @@ export class CopySource {
         readers.map(({ served }) => served.takeAway('this snapshot is dropped: ask for another export')),
       );
       await volumes.dropSnapshot(volumeId, fileNameOf(snapshot));
-      this.#contexts.delete(snapshot);
     }
   }
 

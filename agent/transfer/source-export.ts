@@ -75,6 +75,8 @@ export class SourceExport implements Export {
     }
     await this.#file.close();
     this.#onClose();
+    // What this reader was told is what a restarted agent must know; one that does not has to read it again.
+    await this.#sums.record().catch(() => {});
   }
 
   async #during<T>(work: () => Promise<T>): Promise<T> {

@@ -313,12 +313,13 @@ export class VolumeStore {
     await this.#explain('drop a snapshot of', { volumeId }, () => this.#options.files.rm(path, { force: true }));
   }
 
-  /** Number of extents of the image; `unsupported` where that cannot be asked. */
+  /** Number of extents of the image, once what is in memory is written; `unsupported` where that cannot be asked. */
   async extentCount(volumeId: string): Promise<number> {
-    validVolumeId(volumeId);
-    return this.#explain('count the extents of', { volumeId }, async () =>
-      countExtents(this.#options.run, (await this.#require(volumeId)).path),
-    );
+    return this.#afterSnapshot(validVolumeId(volumeId), 'count the extents of', async () => {
+      const volume = await this.#require(volumeId);
+      await this.#settleWrites(volume);
+      return countExtents(this.#options.run, volume.path);
+    });
   }
 
   /** Bytes of the data directory's disk, used or not. */
