@@ -42,7 +42,7 @@ function fill(): void {
 function scribble(bytes: number): void {
   for (let done = 0; done < bytes && fillBytes > pieceBytes; done += pieceBytes) {
     randomFillSync(piece, 0, blockBytes);
-    writeSync(file, piece, 0, pieceBytes, randomInt((fillBytes - pieceBytes) / blockBytes) * blockBytes);
+    writeSync(file, piece, 0, pieceBytes, randomInt(fillBytes / pieceBytes) * pieceBytes);
   }
 }
 

@@ -1,5 +1,5 @@
-// npm run demo: a coordinator and two agents, a Machine that runs the ledger, a client that appends all the time, and one
-// command that moves the Machine meanwhile. Ends with 0 only if nothing was lost; leaves nothing running.
+// npm run demo: a coordinator and three agents, Machines that run the ledger, a client that appends to one of them all the
+// time, and one command that empties its host meanwhile. Ends with 0 only if nothing was lost; leaves nothing running.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -13,15 +13,20 @@ import { renderVerdict, verifyLedger } from './ledger/verify.ts';
 
 const cli = fileURLToPath(new URL('../cli/main.ts', import.meta.url));
 const ledger = fileURLToPath(new URL('ledger/ledger.ts', import.meta.url));
-const hosts = ['host-1', 'host-2'];
+const hosts = ['host-1', 'host-2', 'host-3'];
 const volumeGib = 1;
-const fillMib = 128;
-/** Entries appended before and after the move. */
+/** The Machines by name, with what each has on its volume, in MiB; all on one network. The client appends to the first. */
+const machines = new Map([
+  ['ledger', 128],
+  ['archive', 32],
+  ['spare', 16],
+]);
+/** Entries appended before and after the drain. */
 const entriesAround = 100;
 const entriesMsMax = 90_000;
 
 /** The Machine: Machines API field names. */
-function machineConfig(port: number): object {
+function machineConfig(port: number, fillMib: number): object {
   return {
     image: process.execPath,
     init: { cmd: [ledger] },
@@ -40,7 +45,7 @@ class Demo {
   readonly #startedMs = performance.now();
   readonly #dataDir = realpathSync(mkdtempSync(join(tmpdir(), 'ferry-demo-')));
   readonly #cluster: Cluster;
-  #machineId = '';
+  readonly #machineIds: string[] = [];
 
   constructor(port: number, signal: AbortSignal) {
     this.#signal = signal;
@@ -80,39 +85,52 @@ class Demo {
 
   /** The demo itself; answers whether nothing was lost. */
   async run(): Promise<boolean> {
-    this.#say(`starting a coordinator and two agents, data in ${this.#dataDir}`);
+    this.#say(`starting a coordinator and three agents, data in ${this.#dataDir}`);
     await this.#cluster.start(this.#signal);
     const port = await freePort();
-    const file = join(this.#dataDir, 'ledger.json');
-    writeFileSync(file, JSON.stringify(machineConfig(port), undefined, 2));
-    this.#say(`running the ledger as a Machine with a ${volumeGib} GiB volume, filled with ${fillMib} MiB`);
-    const ran = JSON.parse(
-      await this.#ferry(['machine', 'run', file, '--app', 'shop', '--name', 'ledger', '--host', 'host-1', '--json']),
-    );
-    this.#machineId = ran.machine.id;
+    for (const [name, fillMib] of machines) {
+      this.#say(`running ${name} on host-1: a ledger with a ${volumeGib} GiB volume, filled with ${fillMib} MiB`);
+      const id = await this.#runMachine(name, machineConfig(name === 'ledger' ? port : await freePort(), fillMib));
+      this.#machineIds.push(id);
+    }
 
     const ackPath = join(this.#dataDir, 'acknowledged');
-    const locate = locateMachine(this.#cluster.coordinator, this.#machineId, port);
+    const locate = locateMachine(this.#cluster.coordinator, this.#ledgerId, port);
     const stop = new AbortController();
     const client = new LedgerClient({ locate, ackPath });
     const load = client.run(AbortSignal.any([stop.signal, this.#signal]));
     try {
       await this.#more(client);
-      this.#say(`a client appends: ${client.report.acknowledged} entries acknowledged; moving the Machine meanwhile`);
-      await this.#ferry(['machine', 'migrate', this.#machineId, '--to', 'host-2'], true);
+      this.#say(`a client appends: ${client.report.acknowledged} entries acknowledged; emptying host-1 meanwhile`);
+      await this.#ferry(['host', 'drain', 'host-1', '--dry-run'], true);
+      await this.#ferry(['host', 'drain', 'host-1', '--wait', '--reason', 'maintenance'], true);
       await this.#more(client);
     } finally {
       stop.abort();
     }
     const report = await load;
 
-    await this.#ferry(['machine', 'status', this.#machineId], true);
+    await this.#ferry(['drain', 'status', 'host-1'], true);
+    await this.#ferry(['machine', 'status', this.#ledgerId], true);
     const moved = await this.#proof();
     console.log('');
     this.#say(`the client had no answer for ${Math.round(report.longestGapMs)} ms, from its last one to its next one`);
     const verdict = await verifyLedger(await locate(), readAcknowledgements(ackPath));
     this.#say(renderVerdict(verdict));
     return moved && verdict.problems.length === 0 && verdict.lost === 0;
+  }
+
+  async #runMachine(name: string, config: object): Promise<string> {
+    const file = join(this.#dataDir, `${name}.json`);
+    writeFileSync(file, JSON.stringify(config, undefined, 2));
+    const { machine } = JSON.parse(
+      await this.#ferry(['machine', 'run', file, '--app', 'shop', '--name', name, '--host', 'host-1', '--json']),
+    );
+    return machine.id;
+  }
+
+  get #ledgerId(): string {
+    return this.#machineIds[0] ?? '';
   }
 
   /** Waits for some more acknowledged entries. Throws with the Machine's output when they do not come. */
@@ -122,26 +140,36 @@ class Demo {
       await client.more(entriesAround, AbortSignal.any([deadline, this.#signal]));
     } catch (error) {
       if (!deadline.aborted) throw error;
-      const output = await this.#ferry(['machine', 'logs', this.#machineId, '--lines', '20']).catch(() => '');
+      const output = await this.#ferry(['machine', 'logs', this.#ledgerId, '--lines', '20']).catch(() => '');
       throw new Error(
         `the ledger did not take ${entriesAround} entries in ${entriesMsMax / 1000} s; its output:\n${output}`,
       );
     }
   }
 
-  /** What the records must say: it moved, at the next epoch, with equal roots, and its event log knows. */
+  /** What the records must say: each moved, at the next epoch, with equal roots, and its event log knows why. */
   async #proof(): Promise<boolean> {
-    const { machine } = JSON.parse(await this.#ferry(['machine', 'status', this.#machineId, '--json']));
     const { migrations } = JSON.parse(await this.#ferry(['migration', 'list', '--json']));
-    const [migration] = migrations;
-    const recorded = machine.events.some((event: { migration?: { migrated: boolean } }) => event.migration?.migrated);
-    const wrong = [
-      machine.hostId !== 'host-2' && `the Machine is on ${machine.hostId}`,
-      machine.state !== 'MACHINE_STATE_STARTED' && `the Machine is in ${machine.state}`,
-      !recorded && 'no event says migrated=true',
-      (migration.sourceRoot === '' || migration.sourceRoot !== migration.destinationRoot) && 'the roots are not equal',
-      migration.downtime === undefined && 'the downtime was not measured',
-    ].filter((problem) => problem !== false);
+    const { host } = JSON.parse(await this.#ferry(['host', 'status', 'host-1', '--json']));
+    const problems = [
+      host.cordoned !== true && 'host-1 is not cordoned',
+      (host.machineCount ?? 0) !== 0 && `host-1 still has ${host.machineCount} Machines`,
+    ];
+    for (const id of this.#machineIds) {
+      const { machine } = JSON.parse(await this.#ferry(['machine', 'status', id, '--json']));
+      const migration = migrations.find(({ machineId }: { machineId: string }) => machineId === id);
+      const moves = machine.events.filter((event: { migration?: { migrated: boolean } }) => event.migration?.migrated);
+      problems.push(
+        machine.hostId === 'host-1' && `${machine.name} is still on host-1`,
+        machine.state !== 'MACHINE_STATE_STARTED' && `${machine.name} is in ${machine.state}`,
+        moves.length !== 1 && `${machine.name} has ${moves.length} events that say migrated=true`,
+        moves[0]?.migration.moveReason !== 'maintenance' && `no event of ${machine.name} says why it was moved`,
+        (!migration?.sourceRoot || migration.sourceRoot !== migration.destinationRoot) &&
+          `the roots of ${machine.name} are not equal`,
+        migration?.downtime === undefined && `the downtime of ${machine.name} was not measured`,
+      );
+    }
+    const wrong = problems.filter((problem) => problem !== false);
     for (const problem of wrong) this.#say(`WRONG: ${problem}`);
     return wrong.length === 0;
   }
@@ -155,7 +183,7 @@ class Demo {
       });
     }
     await this.#cluster.stop();
-    const known = [...this.#cluster.machines, { id: this.#machineId, privateIp: '' }];
+    const known = [...this.#cluster.machines, ...this.#machineIds.map((id) => ({ id, privateIp: '' }))];
     const left = [
       ...[...pids].filter(([, pid]) => isAlive(pid)).map(([name]) => `the process of ${name}`),
       ...machineProcesses(this.#dataDir, known).map((pid) => `process ${pid} of a Machine`),
