@@ -1,5 +1,11 @@
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import { type Drain, DrainMachineSchema, DrainMachineState, DrainSchema } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import {
+  type Drain,
+  type DrainMachine,
+  DrainMachineSchema,
+  DrainMachineState,
+  DrainSchema,
+} from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { FerryError } from '../../shared/error.ts';
 import type { Agents } from '../agents.ts';
 import type { DrainPlan, Store } from '../store/store.ts';
@@ -11,13 +17,12 @@ const keptBytesMax = 1024 * 1024;
 
 /** A drain as its host's agent keeps it for a lost store: what was ordered and how far it is, without what can be found out anew. */
 export function keptForm(drain: Drain): Uint8Array {
-  const slim = (machine: Drain['machines'][number]) => {
-    const { machineId, name, app, network, state, order, destination, bytes, migrationId, attempts } = machine;
-    const { predictedCopyMs, predictedDowntimeMs, predictedWaitMs, earlierMigrations, host } = machine;
-    const words = state === DrainMachineState.PARKED ? { reason: machine.reason, nextAction: machine.nextAction } : {};
-    const ids = { machineId, name, app, network, state, order, destination, bytes, migrationId, attempts, host };
-    const predicted = { predictedCopyMs, predictedDowntimeMs, predictedWaitMs };
-    return create(DrainMachineSchema, { ...ids, ...predicted, earlierMigrations: [...earlierMigrations], ...words });
+  const slim = (machine: DrainMachine): DrainMachine => {
+    const isParked = machine.state === DrainMachineState.PARKED;
+    const kept = create(DrainMachineSchema, { ...machine, refusedHosts: {}, blockers: [], strategyNote: '' });
+    if (!isParked) Object.assign(kept, { reason: '', nextAction: '' });
+    delete kept.wait;
+    return kept;
   };
   const { id, hostId, state, reason, orderedBy, options, createdAt, cordonedByDrain, predictedTotalMs } = drain;
   const kept = create(DrainSchema, {
