@@ -290,7 +290,8 @@ export class CopySource {
       await this.#fills.ended();
       await this.#drop(() => false);
       const current = this.#current;
-      const keeps = keepAs !== undefined && current.snapshot === this.#stoppedSnapshot && current.unknownCount === 0;
+      const isWhole = current.snapshot === this.#stoppedSnapshot && current.unknownCount === 0;
+      const keeps = keepAs !== undefined && isWhole && current.isDurable;
       if (keeps) await current.moveTo(rootSnapshot(keepAs), new Bitmap(0));
       await this.#served.close();
       await this.#stoppedSums?.close();

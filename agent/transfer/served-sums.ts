@@ -3,6 +3,7 @@ import { CHUNK_BYTES, SUM_BYTES } from './chunks.ts';
 import type { Disk, DiskFile } from './disk.ts';
 import { diskError } from './error.ts';
 import type { AllocationMap } from './extents.ts';
+import { memoryDisk } from './memory-file.ts';
 import { RootHash } from './root.ts';
 import { type FilePiece, filePieces, PieceSummer } from './sum-pieces.ts';
 import { SumsFile } from './sums.ts';
@@ -28,6 +29,8 @@ export interface ServedSumsOptions {
 export class ServedSums {
   readonly sizeBytes: number;
   readonly chunkCount: number;
+  /** False when there was no room for the file: then a restarted agent knows nothing. */
+  readonly isDurable: boolean;
   readonly #file: SumsFile;
   /** Sums that are in the file; those that are durable, too, are in the file's own bitmap. */
   readonly #known: Bitmap;
@@ -36,8 +39,9 @@ export class ServedSums {
   #unrecordedCount = 0;
   #turn: Promise<unknown> = Promise.resolve();
 
-  private constructor(file: SumsFile) {
+  private constructor(file: SumsFile, isDurable = true) {
     this.#file = file;
+    this.isDurable = isDurable;
     this.sizeBytes = file.header.sizeBytes;
     this.chunkCount = file.chunkCount;
     this.#snapshot = file.header.snapshot;
@@ -52,11 +56,29 @@ export class ServedSums {
     return null;
   }
 
-  /** Makes a file that knows nothing, in place of what was there. */
+  /**
+   * Makes a file that knows nothing, in place of what was there, with all the room that it will need. On a full disk the
+   * sums are kept in memory: a host must be emptied above all when it is full.
+   */
   static async create(options: ServedSumsOptions, snapshot: string): Promise<ServedSums> {
     const { disk, path, sizeBytes, imageInode } = options;
     const header = { sizeBytes, snapshot, imageInode, fresh: false, repaired: false };
-    return new ServedSums(await SumsFile.create(disk, path, header));
+    let file: SumsFile | null = null;
+    try {
+      file = await SumsFile.create(disk, path, header);
+      for (let first = 0; first < file.chunkCount; first += WINDOW_CHUNKS) {
+        const count = Math.min(WINDOW_CHUNKS, file.chunkCount - first);
+        await file.writeSums(new Uint8Array(count * SUM_BYTES), first);
+      }
+      await file.record();
+      return new ServedSums(file);
+    } catch (error) {
+      await file?.close();
+      const failure = diskError(error, 'keeping the sums of the volume');
+      if (failure.reason !== 'no_space') throw failure;
+      await disk.remove(path);
+      return new ServedSums(await SumsFile.create(memoryDisk, path, header), false);
+    }
   }
 
   /** Name of the snapshot whose bytes the sums are of. */

@@ -69,7 +69,7 @@ export class SumsFile {
   }
 
   /** Makes a file without any chunk, durably, in place of what was there. */
-  static async create(disk: Disk, path: string, header: SumsHeader): Promise<SumsFile> {
+  static async create(disk: Pick<Disk, 'open' | 'syncDirectory'>, path: string, header: SumsHeader): Promise<SumsFile> {
     const file = (await disk.open(path, { mode: 'create', direct: false }))!;
     const sums = new SumsFile(file, header, null);
     await file.truncate(0);

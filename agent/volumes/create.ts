@@ -74,15 +74,20 @@ async function format({ files, run, owner, timeoutMs }: CreateTools, path: strin
   }
 }
 
-async function fill({ files, capabilities }: CreateTools, path: string, from: string, sizeBytes: number) {
+/** Looks at a file whose bytes a volume is to start with. Throws `invalid` for anything but a regular file. */
+export async function fileToImport(files: Files, from: string): Promise<{ readonly size: number }> {
   const source = await files.stat(from).catch((cause: unknown) => {
     throw new VolumeError('invalid', `${from} cannot be read: ${(cause as Error).message}`, { paths: [from], cause });
   });
-  if (!source.isFile() || source.size > sizeBytes) {
-    const what = source.isFile() ? `has ${source.size} bytes` : 'is not a file';
-    throw new VolumeError('invalid', `${from} ${what}: expected a file of at most ${sizeBytes} bytes`, {
-      paths: [from],
-    });
+  if (source.isFile()) return source;
+  throw new VolumeError('invalid', `${from} is not a file: expected a raw disk image`, { paths: [from] });
+}
+
+async function fill({ files, capabilities }: CreateTools, path: string, from: string, sizeBytes: number) {
+  const { size } = await fileToImport(files, from);
+  if (size > sizeBytes) {
+    const text = `${from} has ${size} bytes: expected a file of at most ${sizeBytes} bytes`;
+    throw new VolumeError('invalid', text, { paths: [from] });
   }
   await copySparse(files, from, path, { sizeBytes, reflink: capabilities.reflink });
 }

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import type { VolumeCapabilities } from './capabilities.ts';
 import { CommandError, describeFailure } from './command.ts';
-import { type CreateTools, createFolder, creatingPrefix, type VolumeRequest } from './create.ts';
+import { type CreateTools, createFolder, creatingPrefix, fileToImport, type VolumeRequest } from './create.ts';
 import { toVolumeError, VolumeError } from './errors.ts';
 import { syncDirectory, syncFile } from './files.ts';
 import { checkExt4, type Filesystem, type FilesystemCheck, readFilesystem } from './filesystem.ts';
@@ -12,7 +12,7 @@ import { lookAtVolume, type VolumeInfo } from './info.ts';
 import { loopDevicesOf } from './loop.ts';
 import { findMount, holdersOf, type MountTarget, type MountTools, mountImage, unmountImage } from './mount.ts';
 import { countExtents, removeHalfMade, type Snapshot, shareBlocks, snapshotNames, snapshotPath } from './snapshots.ts';
-import { validEpoch, validSize, validVolumeId } from './validate.ts';
+import { sizeToHold, validEpoch, validSize, validVolumeId } from './validate.ts';
 
 const destroyedPrefix = '.destroyed-';
 
@@ -67,7 +67,7 @@ export class VolumeStore {
    * Creates a volume owned at `epoch`. A crash leaves nothing that looks like a volume. Repeated with the same arguments
    * it returns the volume that is there.
    *
-   * @param request.sizeBytes a multiple of 4096, from 1 MiB to 16 TiB
+   * @param request.sizeBytes a multiple of 4096, from 1 MiB to 16 TiB; with `from`, 0 = as large as that file, rounded up
    * @param request.from a file whose bytes the volume starts with, at most as large
    * @param request.filesystem without `from`: an empty ext4 file system or zeros. Default: ext4 where this host can make
    *   and mount it, else raw, as a Machine that gets the image file must not later find it mounted instead. The reply says.
@@ -86,7 +86,9 @@ export class VolumeStore {
       const isExt4 = (request.filesystem ?? (mkfs && mount ? 'ext4' : 'raw')) === 'ext4';
       const content =
         from === undefined ? ({ kind: isExt4 ? 'ext4' : 'hole' } as const) : ({ kind: 'copy', from } as const);
-      const volume = await this.#create({ volumeId, image, sizeBytes: validSize(sizeBytes), content });
+      const isFitted = sizeBytes === 0 && from !== undefined;
+      const wanted = isFitted ? sizeToHold((await fileToImport(this.#options.files, from)).size) : validSize(sizeBytes);
+      const volume = await this.#create({ volumeId, image, sizeBytes: wanted, content });
       return { ...volume, filesystem: await readFilesystem(this.#options.files, volume.path) };
     });
   }

@@ -23,3 +23,8 @@ export function validSize(sizeBytes: number): number {
   const expected = `a multiple of ${blockBytes} from ${volumeBytesMin} to ${volumeBytesMax}`;
   throw new VolumeError('invalid', `${sizeBytes} is no size in bytes for a volume: expected ${expected}`);
 }
+
+/** Size of the volume that holds a file of `fileBytes`: its own, made a size that a volume can have. */
+export function sizeToHold(fileBytes: number): number {
+  return validSize(Math.max(volumeBytesMin, Math.ceil(fileBytes / blockBytes) * blockBytes));
+}
