@@ -68,8 +68,8 @@ export function registerHost(program: Command, terminal: Terminal, outcome: Outc
 
   withCommonOptions(noun.command('limit <host>'))
     .description('limit the copies that leave and reach a host; felt by those under way')
-    .option('--send <rate>', 'bytes a second that leave, such as 50MB, or off')
-    .option('--receive <rate>', 'bytes a second that arrive, or off')
+    .option('--send <rate>', 'bytes a second that leave, at least 1MB, such as 50MB; or off')
+    .option('--receive <rate>', 'bytes a second that arrive, the same way')
     .addHelpText(
       'after',
       '\nWhat is not named stays as it is.\n\nExample: ferry host limit host-1 --send 50MB --receive off',

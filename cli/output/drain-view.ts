@@ -79,9 +79,8 @@ export class DrainView {
     const lines = inOrder(drain.machines).flatMap((machine) => this.#changesOf(machine, drain));
     if (this.#terminal.isTerminal) return lines;
     const wait = keyOf(drain.wait);
-    // What its Machines all wait for has been told with them.
-    const isTold = drain.machines.some((machine) => keyOf(machine.wait) === wait);
-    if (drain.wait !== undefined && wait !== this.#wait && !isTold) lines.push(`  waits for ${drain.wait.message}`);
+    if (drain.wait !== undefined && wait !== this.#wait && !isTold(drain))
+      lines.push(`  waits for ${drain.wait.message}`);
     this.#wait = wait;
     const tenth = Math.floor(drainPercent(drain) / plainStepPercent);
     if (tenth > this.#tenth && !endStates.has(drain.state))
@@ -114,7 +113,7 @@ export class DrainView {
       `${bar(drainPercent(drain))} ${bytesText(drain)}`,
       `${timeLeftText(drain)}; ${countsText(drain)}${drain.state === DrainState.RUNNING ? '' : ` (${drainState(drain)})`}`,
     ];
-    if (drain.wait !== undefined) lines.push(`waits for ${this.#since(drain.wait)}`);
+    if (drain.wait !== undefined && !isTold(drain)) lines.push(`waits for ${this.#since(drain.wait)}`);
     if (drain.blockedNetworks.length > 0) lines.push(`blocked networks: ${drain.blockedNetworks.join(', ')}`);
     const machines = inOrder(drain.machines).filter(({ state }) => inBlock.has(state));
     // Those that move come first: they are what there is to see when the window is low.
@@ -153,6 +152,11 @@ export class DrainView {
 /** Tells one wait from another; the words may change while it is the same, with the numbers in them. */
 function keyOf(wait: Wait | undefined): string {
   return wait === undefined ? '' : `${wait.kind} ${wait.subject}`;
+}
+
+/** Whether what the whole drain waits for is told with one of its Machines. */
+function isTold({ wait, machines }: Drain): boolean {
+  return machines.some((machine) => keyOf(machine.wait) === keyOf(wait));
 }
 
 /** States after which a drain does nothing more by itself. */

@@ -20,8 +20,10 @@ const endings: Readonly<Record<string, string>> = {
 };
 
 /** Why the copy of the running Machine ended: "fits: 3.0 MiB are left, 300 ms are allowed"; empty while it runs. */
-export function endingText({ ended, endedReason }: PrecopyReport): string {
-  return ended === '' ? '' : `${ended}: ${endedReason || (endings[ended] ?? '')}`;
+export function endingText({ ended, endedReason, modeReason }: PrecopyReport): string {
+  // The mode's reason has been told already.
+  const why = endedReason === modeReason ? '' : endedReason;
+  return ended === '' ? '' : `${ended}: ${why || (endings[ended] ?? '')}`;
 }
 
 /** The block of `migration status`. `budgetMs`: longest time that the last copy may take. */

@@ -98,7 +98,7 @@ test('on a terminal a wait shows how long it has lasted', () => {
   const since = timestampFromMs(terminal.clock.nowMs() - 65_000);
   const wait = create(WaitSchema, { kind: 'lock', subject: 'default', message: 'network default', since });
   new MigrationView(terminal).show(copyingMigration({ step: MigrationStep.LOCK, steps: [], waitingFor: '', wait }));
-  expect(terminal.stdout).toContain('[ 3/10] lock       network default (1:05)');
+  expect(terminal.stdout).toContain('[ 3/10] lock       waiting for network default (1:05)');
 });
 
 test('a step that never ended is shown when the migration has', () => {
@@ -113,7 +113,7 @@ test('on a terminal the current step is one line, written over, and cut at the e
   const view = new MigrationView(terminal);
   view.show(copyingMigration());
   const line = `[ 5/10] fork       [============>           ] ${copy}`;
-  expect(terminal.stdout).toBe(`${steps}\r\x1b[2K${line.slice(0, 59)}`);
+  expect(terminal.stdout).toBe(`${steps}\r${line.slice(0, 59)}\x1b[K`);
   view.finish();
   view.finish();
   expect(terminal.stdout.endsWith('\r\x1b[2K')).toBe(true);

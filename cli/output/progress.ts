@@ -99,10 +99,12 @@ export class MigrationView {
     const copy = copies ? migration.progress : undefined;
     if (this.#terminal.isTerminal) {
       const parts = copy === undefined ? [] : [bar(copyPercent(copy)), copyText(copy)];
-      if (copy === undefined || attempt > 1) parts.push(waitingFor);
+      const says = copy === undefined || attempt > 1 || wait?.kind === 'rate';
+      if (says && waitingFor !== '') parts.push(`waiting for ${waitingFor}`);
       if (copy === undefined && wait?.since !== undefined) parts.push(`(${this.#elapsed(wait.since)})`);
       const text = `${stepLabel(step)} ${parts.join(' ')}`;
-      this.#terminal.out(clearLine + text.slice(0, Math.max(20, this.#terminal.columns() - 1)));
+      // Overwritten, then the rest cleared: clearing first would flicker.
+      this.#terminal.out(`\r${text.slice(0, Math.max(20, this.#terminal.columns() - 1))}\x1b[K`);
       this.#live = true;
       return;
     }

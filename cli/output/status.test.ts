@@ -56,7 +56,14 @@ test('status: what needs attention first, then the numbers, then only the lists 
     attention: [`Migration ${migrationId} is parked: ferry migration status ${migrationId}`],
     rebuilding: 'host-3 has not reported',
   });
-  const parts = { asked: '127.0.0.1:7400', status, machines: [movedMachine()], migrations: [], locks: [], drains: [] };
+  const parts = {
+    asked: '127.0.0.1:7400',
+    status,
+    machines: [movedMachine()],
+    migrations: [],
+    locks: [],
+    drains: undefined,
+  };
   expect(renderStatus({ ...parts, hosts: undefined, missing: [] })).toBe(`Attention
   - The store was lost and is rebuilt: host-3 has not reported
   - Migration ${migrationId} is parked: ferry migration status ${migrationId}

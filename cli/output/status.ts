@@ -4,7 +4,7 @@ import type { Host } from '../../proto/gen/ferry/v1/host_pb.ts';
 import type { NetworkLock } from '../../proto/gen/ferry/v1/lock_pb.ts';
 import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { Migration } from '../../proto/gen/ferry/v1/migration_pb.ts';
-import { bullets, renderDrainList } from './drain.ts';
+import { bullets, drainState, renderDrainList } from './drain.ts';
 import { renderHostList } from './host.ts';
 import { renderLockList } from './lock.ts';
 import { stateOf } from './machine.ts';
@@ -46,12 +46,12 @@ export function renderStatus(parts: StatusParts): string {
     ['Machines', `${machines === undefined ? status.machines : machinesText(machines)}`],
     ['In trouble', troubled.length === 0 ? 'none' : troubled.join(', ')],
     ['Migrations', migrationsText(status)],
-    ['Drains', status.drainsOpen.length === 0 ? 'none' : status.drainsOpen.join(', ')],
+    ['Drains', drainsText(status.drainsOpen, drains)],
     ['Locks', status.locksHeld === 0 ? 'none held' : `${status.locksHeld} held`],
   ];
   let text = `${head}\n${keyValues(pairs)}`;
   if (hosts !== undefined) text += `\nHosts\n${renderHostList(hosts)}`;
-  if (drains !== undefined && drains.length > 0) text += `\nOpen drains\n${renderDrainList(drains)}`;
+  if (drains !== undefined && drains.length > 0) text += `\nDrains\n${renderDrainList(drains)}`;
   if (migrations !== undefined && migrations.length > 0) {
     text += `\nOpen migrations\n${renderMigrationList(migrations)}`;
   }
@@ -76,6 +76,12 @@ function hostsText({ hostsOk, hostsUnreachable, hostsCordoned }: GetStatusRespon
     parts.push(`${hostsUnreachable.length} unreachable (${hostsUnreachable.join(', ')})`);
   if (hostsCordoned.length > 0) parts.push(`${hostsCordoned.length} cordoned (${hostsCordoned.join(', ')})`);
   return parts.join(', ');
+}
+
+/** "drn_... (running), drn_... (blocked)"; without the list what the coordinator counts as open. */
+function drainsText(open: readonly string[], drains: readonly Drain[] | undefined): string {
+  const told = drains?.map((drain) => `${drain.id} (${drainState(drain)})`) ?? open;
+  return told.join(', ') || 'none';
 }
 
 /** "3 started, 1 failed". */
