@@ -1,5 +1,7 @@
 import { constants } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
+import { EXTENT_HOLE, type Extent } from '../../nbd/export.ts';
+import { type AllocationMap, readMap } from '../transfer/extents.ts';
 import type { Files } from './files.ts';
 
 const bufferBytes = 1024 * 1024;
@@ -22,7 +24,10 @@ export async function copySparse(
   try {
     const target = await files.open(to, isShared ? 'r+' : 'w', 0o600);
     try {
-      if (!isShared) await copyBlocks(source, target);
+      if (!isShared) {
+        const map = await readMap(from, (await source.stat()).size);
+        for (const { offset, length } of dataOf(map)) await copyBlocks(source, target, offset, offset + length);
+      }
       await target.truncate(options.sizeBytes);
     } finally {
       await target.close();
@@ -32,12 +37,22 @@ export async function copySparse(
   }
 }
 
-async function copyBlocks(source: FileHandle, target: FileHandle): Promise<void> {
+/** Where the file may have data: the holes of a large, sparse disk image would take long to read. */
+function* dataOf(map: AllocationMap): Generator<Extent> {
+  for (let offset = 0; offset < map.sizeBytes; ) {
+    for (const extent of map.extents(offset, map.sizeBytes - offset)) {
+      if ((extent.flags & EXTENT_HOLE) === 0) yield extent;
+      offset = extent.offset + extent.length;
+    }
+  }
+}
+
+async function copyBlocks(source: FileHandle, target: FileHandle, from: number, to: number): Promise<void> {
   const buffer = Buffer.allocUnsafe(bufferBytes);
   const zeros = Buffer.alloc(blockBytes);
-  let offset = 0;
-  for (;;) {
-    const { bytesRead } = await source.read(buffer, 0, bufferBytes, offset);
+  let offset = from;
+  while (offset < to) {
+    const { bytesRead } = await source.read(buffer, 0, Math.min(bufferBytes, to - offset), offset);
     if (bytesRead === 0) return;
     for (let start = 0; start < bytesRead; start += blockBytes) {
       const block = buffer.subarray(start, Math.min(start + blockBytes, bytesRead));
