@@ -247,7 +247,7 @@ export class Rebuild implements Gate {
   async #restore(signal: AbortSignal): Promise<void> {
     const { store, log } = this.#options;
     for (const kept of [...this.#kept].sort((a, b) => (a.migration.id < b.migration.id ? -1 : 1))) {
-      if ((await store.migration(kept.migration.id)) !== undefined) continue;
+      if ((await store.migration(kept.migration.id)) !== undefined || !(await this.#areKnown(kept.migration))) continue;
       const answer = await store.claimMigration({ ...kept, driver: '' });
       log.warn({ migration: kept.migration.id, answer: answer.kind }, 'a migration is known again: it was driven here');
       await this.#relock(kept);
@@ -279,13 +279,18 @@ export class Rebuild implements Gate {
     }
     const found: Found[] = [];
     for (const half of halves.values()) {
-      // What the other host is, or was, is not known until it reports: an order to it would have no address.
-      if ((await store.host(half.source)) === undefined || (await store.host(half.destination)) === undefined) continue;
+      if (!(await this.#areKnown(half))) continue;
       if ((await store.migration(half.id)) !== undefined) continue;
       const whole = await this.#whole(half, signal);
       if (whole !== undefined) found.push(whole);
     }
     return found;
+  }
+
+  /** Whether both hosts have reported since: before that an order to one would have no address. */
+  async #areKnown({ source, destination }: { source: string; destination: string }): Promise<boolean> {
+    const { store } = this.#options;
+    return (await store.host(source)) !== undefined && (await store.host(destination)) !== undefined;
   }
 
   /** With what both hosts say now; undefined when that is nothing to drive. */
