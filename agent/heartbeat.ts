@@ -48,6 +48,7 @@ export class Heartbeat {
       journalCounter: BigInt(journal.counter),
       journalId: journal.id,
       hostNumber: Number(journal.meta('host_number') ?? 0),
+      storeGeneration: journal.meta('store_generation') ?? '',
       ...directory.known,
       directory: destroyed,
     });
@@ -98,8 +99,11 @@ export class Heartbeat {
     const known = journal.roster();
     const fresh = response.roster.filter((host) => known.get(host.id) !== host.address);
     const numbered = Number(journal.meta('host_number') ?? 0) === response.hostNumber;
-    if (numbered && fresh.length === 0) return;
+    const { storeGeneration } = response;
+    const isKnown = storeGeneration === (journal.meta('store_generation') ?? '');
+    if (numbered && fresh.length === 0 && isKnown) return;
     journal.write(() => {
+      if (!isKnown) journal.setMeta('store_generation', storeGeneration);
       if (!numbered) journal.setMeta('host_number', String(response.hostNumber));
       for (const host of fresh) journal.putRoster(host.id, host.address);
     });
