@@ -270,6 +270,11 @@ export function describeStore(name: string, makeFixture: () => StoreFixture, ski
         many.map(({ index, store }) => store.recordHeartbeat(report('h1', BigInt(index + 1)))),
       );
       expect(new Set(beats.map(({ host }) => host.number)).size).toBe(1);
+
+      const beat = ({ store }: { readonly store: Store }) => store.recordHeartbeat(report('h2', 9n));
+      await beat(many[0]!);
+      await Promise.all([...many.slice(0, 10).map(beat), b.setCordon('h2', true), ...many.slice(10).map(beat)]);
+      expect(await a.host('h2')).toMatchObject({ cordoned: true, journalWentBack: false });
     });
 
     test('the line goes by priority, then first come first served; asking again with another priority moves', async () => {

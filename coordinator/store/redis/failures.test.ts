@@ -166,12 +166,16 @@ describe.skipIf(redisMissing !== '')(`a Redis store in trouble${redisMissing}`, 
     const store = await open(wire, shortMs);
     const watcher = await open(server);
     const lost = async (ask: () => Promise<unknown>) => {
-      const revision = String(await server.ask('HGET', 'ferry:store', 'revision'));
+      const revision = async () => Number(await server.ask('HGET', 'ferry:store', 'revision'));
+      const before = await revision();
       wire.mode = 'cut-replies';
       await expect(ask()).rejects.toEqual(unreachable);
       wire.mode = 'pass';
-      expect(String(await server.ask('HGET', 'ferry:store', 'revision'))).not.toBe(revision);
-      return eventually(ask);
+      expect(await revision()).toBe(before + 1);
+      const answer = await eventually(ask);
+      // Once lost, once repeated; the client sends nothing again by itself.
+      expect(await revision()).toBe(before + 2);
+      return answer;
     };
     expect(await lost(() => store.claimMigration(migration('mig_1')))).toEqual({ kind: 'claimed' });
     expect(await lost(() => store.acquireLock(wish('mig_1')))).toMatchObject({ kind: 'granted', lock: { fence: 1n } });
@@ -241,6 +245,45 @@ describe.skipIf(redisMissing !== '')(`a Redis store in trouble${redisMissing}`, 
     await replica.kill();
     await replica.restart();
     expect(await eventually(() => store.identity())).toEqual(after);
+  });
+
+  test('a fail-over of which nobody who is left lost anything is one, too', async () => {
+    const primary = await start();
+    const wire = await link(primary);
+    const witness = await open(wire);
+    const before = await witness.identity();
+    const replica = await start();
+    const feed = await link(primary);
+    await replica.follow(feed);
+    feed.mode = 'silent';
+    const dead = await open(primary);
+    await dead.acquireLock(wish('mig_1'));
+    await dead.close();
+    await primary.kill();
+    await replica.ask('REPLICAOF', 'NO', 'ONE');
+    wire.target = replica.port;
+    wire.drop();
+    const after = await eventually(() => witness.identity());
+    expect(after.incarnation).not.toBe(before.incarnation);
+  });
+
+  test('another server that ran beside the one before is another incarnation, whatever it says of its history', async () => {
+    const one = await start();
+    const two = await start('--enable-debug-command', 'yes');
+    const wire = await link(one);
+    const store = await open(wire);
+    await two.follow(one);
+    // Its start is known to the second only.
+    while (!/uptime_in_seconds:[3-9]/.test(String(await two.ask('INFO', 'server')))) await store.identity();
+    await two.ask('REPLICAOF', 'NO', 'ONE');
+    await two.ask('DEBUG', 'CHANGE-REPL-ID');
+    expect(String(await two.ask('INFO', 'replication'))).toContain(`master_replid2:${'0'.repeat(40)}`);
+    const before = await store.identity();
+    wire.target = two.port;
+    wire.drop();
+    const after = await eventually(() => store.identity());
+    expect(after.generation).toBe(before.generation);
+    expect(after.incarnation).not.toBe(before.incarnation);
   });
 
   test('a primary that became a replica is not written to; promoted again it is another incarnation', async () => {
