@@ -1,5 +1,5 @@
 import { beforeAll, expect, test } from 'vitest';
-import { DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { blockedDrain, drainPlan, runningDrain } from '../drain.fixture.ts';
 import { renderDrainList, renderDrainOutcome, renderDrainStatus } from './drain.ts';
 import { isBlocked, renderDrainPlan } from './drain-plan.ts';
@@ -114,6 +114,12 @@ test('outcome: done says so without a why', () => {
     'Drain of host-1 is done: 2 of 2 moved in 70.000 s (predicted 1 min 05 s); longest downtime 470 ms.\n' +
       '  result: host-1 is empty and stays cordoned\n',
   );
+});
+
+test('outcome: what a cancelled drain left alone has not moved', () => {
+  const cancelled = blockedDrain({ state: DrainState.CANCELLED, machinesMoved: 1, machinesParked: 0 });
+  cancelled.machines[1]!.state = DrainMachineState.WAITING;
+  expect(renderDrainOutcome(cancelled)).toContain('is cancelled: 1 of 3 moved, 1 not moved in 70.000 s');
 });
 
 test('drain list', () => {

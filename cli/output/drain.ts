@@ -36,7 +36,7 @@ export function countsText(drain: Drain): string {
   if (drain.machinesParked > 0) parts.push(`${drain.machinesParked} parked`);
   for (const state of [DrainMachineState.MOVING, DrainMachineState.WAITING]) {
     const count = drain.machines.filter((machine) => machine.state === state).length;
-    if (count > 0) parts.push(`${count} ${word(DrainMachineState, state)}`);
+    if (count > 0) parts.push(`${count} ${drain.endedAt === undefined ? word(DrainMachineState, state) : 'not moved'}`);
   }
   return parts.join(', ');
 }
