@@ -176,7 +176,9 @@ export class VolumeCopies {
     for (let isFirst = true; ; isFirst = false) {
       const before = this.#noted(migrationId);
       const made = await this.#round(row, (before.rounds.at(-1)?.number ?? 0) + 1, signal);
-      const after = made.round === null ? before : withRound(before, made.round);
+      // The round has noted with what it began.
+      const { baseRoot } = this.#noted(migrationId);
+      const after = { ...(made.round === null ? before : withRound(before, made.round)), baseRoot };
       const mode = made.mode || before.mode;
       const nowMs = clock.nowMs();
       const predictedFinalMs = predictFinalMs(after.rounds, mode, detail.volumeAllocatedBytes, nowMs);
@@ -257,11 +259,10 @@ export class VolumeCopies {
   ): Promise<OpenExportResponse> {
     const { peers, transfer, clock } = this.#options;
     const { migrationId, detail } = row;
-    const isSeed = held.startsWith(seedPrefix);
     const ask: ExportAsk = {
       round,
-      haveSnapshot: isSeed ? '' : held,
-      haveRoot: isSeed ? held.slice(seedPrefix.length) : '',
+      haveSnapshot: held,
+      haveRoot: held.startsWith(seedPrefix) ? held.slice(seedPrefix.length) : '',
     };
     for (;;) {
       signal.throwIfAborted();
@@ -316,12 +317,11 @@ export class VolumeCopies {
     const show = (bytesDone: number) => this.#show(row, 'seeding', BigInt(bytesDone), BigInt(detail.volumeSizeBytes));
     show(0);
     try {
-      if (!(await seeder.seed(seed, { image, statePath, signal, onProgress: show }))) {
-        handovers.note(migrationId, { seed: null });
-        return;
-      }
+      if (!(await seeder.seed(seed, { image, statePath, signal, onProgress: show })))
+        throw new FerryError('unknown_volume', 'it is not there, or nothing is known of its bytes');
       const { precopy = newNote } = handovers.row(migrationId)?.detail ?? detail;
       handovers.note(migrationId, { precopy: { ...precopy, baseRoot: seed.root } });
+      log.info({ migration: migrationId, volume: seed.volumeId }, 'the copy begins with the kept one');
     } catch (error) {
       signal.throwIfAborted();
       const { reason, message } = ferryErrorOf(error);

@@ -53,24 +53,24 @@ export class CopySources {
   }
 
   /**
-   * Drops the snapshots and what is known of the volume's bytes; with `keepAs` the sums stay beside the volume, which has
-   * this root and is not written to any more. Repeatable; what could not be dropped is at the agent's next start.
+   * Drops the snapshots and what is known of the volume's bytes. Of a volume that was given up the sums stay beside it: it has
+   * the ticket's root and is not written to any more. Repeatable; what could not be dropped is at the agent's next start.
    */
-  async end(row: SourceRow, keepAs?: string): Promise<void> {
-    const { migrationId } = row;
+  async end(row: SourceRow): Promise<void> {
+    const { migrationId, state } = row;
     if (row.detail.sourceVolumeId === '' || this.#ended.has(migrationId)) return;
     this.#ended.add(migrationId);
     try {
       const source = await this.of(row);
       this.#sources.delete(migrationId);
-      await source.end(keepAs);
+      await source.end('ticket' in state ? state.ticket.root : undefined);
     } catch (error) {
       const { reason, message } = ferryErrorOf(error);
       this.#options.log.warn({ migration: migrationId, reason }, `something of this copy's source is left: ${message}`);
     }
   }
 
-  /** Ends those whose migration has ended without a stop. Called once a second. */
+  /** Ends those whose migration is over. Called once a second. */
   async sweep(): Promise<void> {
     for (const migrationId of this.#sources.keys()) {
       const row = this.#options.handovers.row(migrationId);

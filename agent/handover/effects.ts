@@ -175,7 +175,7 @@ export class HandoverEffects implements Effects {
       if (now.state.step !== 'relinquished' || signal.aborted) return;
       // Nothing of this keeps the ticket from leaving: the Machine is down.
       void disconnect(exports.end(migrationId)).catch(() => {});
-      void sources.end(now, now.state.ticket.root);
+      void sources.end(now);
       // A Machine that has come back meanwhile, by a later migration, is not this one's to end.
       if (this.#isGivenUp(row)) await machines.retire(row.machineId, now.state.ticket.destination);
       const ticket = signTicket(key, now.state.ticket);

@@ -73,6 +73,15 @@ export class Drive {
     return prepared.handover!;
   }
 
+  /** Rounds of the running Machine, until enough is done; with `lastRound` one more. */
+  async precopy(lastRound = false, downtimeBudgetMs = 300n): Promise<Handover> {
+    for (;;) {
+      const wish = { header: this.header, wait: durationFromMs(waitMs), downtimeBudgetMs, lastRound };
+      const { handover } = await this.to.precopy(wish, { timeoutMs: waitMs + 10_000 });
+      if (handover?.precopy?.ended) return handover;
+    }
+  }
+
   async permits(fence = 1n): Promise<void> {
     this.#fence = fence;
     for (const client of [this.from, this.to]) {
@@ -121,6 +130,23 @@ export class Drive {
     await this.prepare();
     await this.permits();
     await this.stop();
+  }
+
+  /** From the stopped Machine to the accepted one; resolves when it runs at the destination and the source has settled. */
+  async handOver(): Promise<void> {
+    const { statement, record } = await this.relinquish();
+    await this.accept(statement!, record);
+    await untilRuns(this.#cluster, this.destination, this.#machineId);
+    await this.#cluster.until(
+      'the source has settled',
+      async () => (await this.at(this.source))?.step === 'tombstoned',
+    );
+  }
+
+  /** Gives the permits back. */
+  async release(): Promise<void> {
+    const permit = { network: this.#network, migrationId: this.migrationId, fence: this.#fence };
+    for (const client of [this.from, this.to]) await client.releasePermit({ permit });
   }
 
   /** How it stands at a host, asked without driving it. */
