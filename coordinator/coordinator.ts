@@ -151,6 +151,11 @@ export class Coordinator {
     await this.#driver.takeOver().catch(() => {});
   }
 
+  /** Migrations that are driven here. */
+  get driving(): number {
+    return this.#driver.driving;
+  }
+
   /** Stops driving; the store stays as it is, and others take over at once. Twice is harmless. */
   async stop(): Promise<void> {
     this.#stopping.abort(new Error('the coordinator is going down'));

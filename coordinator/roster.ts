@@ -17,6 +17,9 @@ import type { HostRow, Placement, PlacementFilter, Store } from './store/store.t
 /** Heartbeats that may stay away before a host counts as unreachable. */
 const missedMax = 3;
 
+/** Intervals after which the next older report is a first one again. */
+const suspectIntervalsMax = 10;
+
 /** How the roster is made. */
 export interface RosterOptions {
   readonly store: Store;
@@ -34,6 +37,8 @@ export class Roster implements AddressBook {
   readonly #directory: Directory;
   readonly #intervalMs: number;
   readonly #startedMs: number;
+  /** Hosts whose last report came with an older journal, and since when. */
+  readonly #suspectSinceMs = new Map<string, number>();
   readonly #generation: () => string;
 
   constructor({ store, clock, directory, heartbeatIntervalMs, generation }: RosterOptions) {
@@ -49,6 +54,8 @@ export class Roster implements AddressBook {
   async heartbeat(request: HeartbeatRequest): Promise<HeartbeatResponse> {
     const nowMs = this.#clock.nowMs();
     await this.#refuseDouble(request);
+    const suspect = await this.#suspect(request, nowMs);
+    if (suspect !== undefined) return suspect;
     const { host, knownCounter } = await this.#store.recordHeartbeat({
       id: request.hostId,
       region: request.region,
@@ -87,6 +94,31 @@ export class Roster implements AddressBook {
       roster: others.map((other) => this.#describe(other, 0)),
       storeGeneration: this.#generation(),
       ...(directory === undefined ? {} : { directory }),
+    });
+  }
+
+  /**
+   * A report with an older journal is answered so at once, but believed only when the next one says it too: it may have waited in
+   * the socket of a coordinator that stood still, while the agent went on and reported elsewhere.
+   */
+  async #suspect(request: HeartbeatRequest, nowMs: number): Promise<HeartbeatResponse | undefined> {
+    const { hostId, journalId, journalCounter } = request;
+    const known = await this.#store.host(hostId);
+    const isOlder = known?.journalId === journalId && journalCounter < known.journalCounter;
+    const sinceMs = this.#suspectSinceMs.get(hostId);
+    if (known === undefined || known.journalWentBack || !isOlder) {
+      this.#suspectSinceMs.delete(hostId);
+      return undefined;
+    }
+    const againMs = sinceMs === undefined ? Number.POSITIVE_INFINITY : nowMs - sinceMs;
+    if (againMs >= this.#intervalMs / 2 && againMs <= suspectIntervalsMax * this.#intervalMs) return undefined;
+    if (againMs > this.#intervalMs) this.#suspectSinceMs.set(hostId, nowMs);
+    return create(HeartbeatResponseSchema, {
+      hostNumber: known.number,
+      knownJournalCounter: known.journalCounter,
+      journalWentBack: true,
+      intervalMs: this.#intervalMs,
+      storeGeneration: this.#generation(),
     });
   }
 

@@ -67,6 +67,15 @@ test('the directory knows the new host before the network is free', async () => 
   expect(hosts[0]).toBe('h2');
 });
 
+test('whoever can permit the next stop has been told where the Machine is now', async () => {
+  await using harness = await twoHosts();
+  harness.world.add('h3').give('aaaaaaaaaaaaaa');
+  await harness.beat();
+  await harness.ended(await harness.migrate(machine, 'h2'));
+  for (const host of ['h1', 'h2', 'h3'])
+    expect(agent(harness, host).told).toMatchObject([{ machineId: machine, hostId: 'h2', epoch: 2n, started: true }]);
+});
+
 test('a watch shows each change and ends with the settlement', async () => {
   await using harness = await twoHosts();
   const id = await harness.migrate(machine, 'h2');
@@ -388,7 +397,7 @@ describe('refused before anything is done', () => {
     });
     await harness.hosts.uncordonHost({ hostId: 'h2' });
     agent(harness, 'h2').silent = true;
-    harness.clock.advance(10_000);
+    harness.advance(10_000);
     await harness.beat();
     expect(await refusal(harness.migrate(machine, 'h2'))).toMatchObject({ reason: 'host_unreachable' });
     expect(await harness.store.migrations(10)).toEqual([]);

@@ -9,6 +9,7 @@ import {
   type Transport,
 } from '@connectrpc/connect';
 import { AgentService } from '../../proto/gen/ferry/v1/agent_pb.ts';
+import type { DirectoryRow } from '../../proto/gen/ferry/v1/directory_pb.ts';
 import {
   type Handover,
   HandoverSchema,
@@ -26,6 +27,7 @@ import {
   MachineState,
 } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { PrecopyReportSchema } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { directoryRowOf } from '../../shared/directory-row.ts';
 import { FerryError, toConnectError } from '../../shared/error.ts';
 import type { Clients } from '../agents.ts';
 
@@ -104,6 +106,8 @@ export class FakeAgent {
   readonly machines = new Map<string, Machine>();
   readonly rows = new Map<string, Row>();
   readonly permits = new Map<string, { holder: string; fence: bigint }>();
+  /** Directory rows that came with released permits. */
+  readonly told: DirectoryRow[] = [];
   /** Highest driver term seen, by migration. */
   readonly terms = new Map<string, bigint>();
   /** By method name. */
@@ -242,7 +246,10 @@ export class FakeAgent {
       prepare: (request) =>
         this.#prepare(request.header!, request.record!.machineId, request.source!.hostId, request.epoch),
       grantPermit: ({ permit }) => this.#grant(permit!),
-      releasePermit: ({ permit }) => this.#release(permit!),
+      releasePermit: ({ permit, directory }) => {
+        if (directory !== undefined) this.told.push(directory);
+        return this.#release(permit!);
+      },
       listPermits: () => ({
         permits: [...this.permits].flatMap(([network, { holder: migrationId, fence }]) =>
           migrationId === '' ? [] : [{ network, migrationId, fence }],
@@ -313,6 +320,7 @@ export class FakeAgent {
       case 'owner':
         handover.health = up ? (this.sick || this.sickMachines.has(handover.machineId) ? this.sickAs : 'healthy') : '';
         handover.standing = handover.health === 'healthy' ? 'up-here' : 'active';
+        if (machine !== undefined) handover.directory = directoryRowOf({ ...machine, hostId: this.host });
         break;
       default:
         handover.standing = 'active';

@@ -69,18 +69,33 @@ export class Harness {
     return this.#running[0]!;
   }
 
+  /** Looks at this store from now on. */
+  use(store: Store): void {
+    this.#store = store;
+  }
+
+  /** Those whose time goes on. */
+  get coordinators(): readonly Running[] {
+    return this.#running;
+  }
+
+  /** Asks this one from now on. */
+  ask(running: Running): void {
+    this.#running = [running, ...this.#running.filter((other) => other !== running)];
+  }
+
   /** Starts a coordinator on the store file; on an empty one, past the time in which hosts report (unless `early`). */
   async start({ early = false } = {}): Promise<void> {
     const { clock, random } = this;
-    const store = new SqliteStore({ path: join(this.directory, 'coordinator.db'), random, clock });
+    const store: Store = new SqliteStore({ path: join(this.directory, 'coordinator.db'), random, clock });
     this.#store = store;
     const isEmpty = (await store.hosts()).length === 0;
-    await this.join('c1', { clock, store });
+    await this.join('c1', { store });
     if (isEmpty && !early) {
-      this.clock.advance(reportMs);
+      this.advance(reportMs);
       await this.beat();
       await this.settle();
-      this.clock.advance(1000);
+      this.advance(1000);
       await this.beat();
       await this.settle();
     }
