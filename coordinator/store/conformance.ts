@@ -137,7 +137,7 @@ export function describeStore(name: string, makeFixture: () => StoreFixture, ski
       const identity = await first.identity();
       expect(identity.generation).toMatch(/^[0-9a-f]{32}$/);
       expect(await first.identity()).toEqual(identity);
-      expect(first.describe().where).toMatch(/^(sqlite|redis) /);
+      expect(first.describe().where).toMatch(/^(sqlite \/|redis:\/\/)/);
       await first.close();
       expect(await (await made.open()).identity()).toEqual(identity);
     });

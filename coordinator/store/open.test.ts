@@ -81,7 +81,7 @@ describe.skipIf(redisMissing !== '')(`with a server${redisMissing}`, () => {
     });
     expect(await refusalOf(`redis://127.0.0.1:${port}`)).toMatchObject({ message: expect.stringContaining('NOAUTH') });
     expect((await open(`redis://:right@127.0.0.1:${port}/2`)).describe()).toEqual({
-      where: `redis redis://127.0.0.1:${port}/2`,
+      where: `redis://127.0.0.1:${port}/2`,
       notes: [],
     });
     const directory = mkdtempSync(join(tmpdir(), 'ferry-password-'));

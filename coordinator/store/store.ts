@@ -212,7 +212,7 @@ export interface StoreIdentity {
 
 /** A store for people to read about. */
 export interface StoreDescription {
-  /** "sqlite" or "redis", and where, without secrets. */
+  /** "sqlite PATH" or "redis://HOST:PORT/DB", without secrets. */
   readonly where: string;
   /** What its operator should change. */
   readonly notes: readonly string[];

@@ -118,7 +118,7 @@ export class RedisStore implements Store {
   }
 
   describe(): StoreDescription {
-    return { where: `redis ${this.#connection.address}`, notes: this.#notes };
+    return { where: this.#connection.address, notes: this.#notes };
   }
 
   async identity(): Promise<StoreIdentity> {
