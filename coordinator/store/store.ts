@@ -1,3 +1,4 @@
+// Longer than usual: all that coordinators keep, in one place.
 import type { Drain } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import type { CopyLimits, HostCapacity } from '../../proto/gen/ferry/v1/host_pb.ts';
 import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';

@@ -1,3 +1,4 @@
+// Longer than usual: each way in which a Redis server or the way to it fails.
 import { create } from '@bufbuild/protobuf';
 import { afterEach, describe, expect, test } from 'vitest';
 import { MigrationSchema, MigrationState } from '../../../proto/gen/ferry/v1/migration_pb.ts';
