@@ -224,7 +224,8 @@ export class HandoverEffects implements Effects {
       {
         detail: { tombstonedAtMs: now },
         also: () => {
-          if (volume === undefined) return;
+          // A copy that differs has no time after which it goes: it stays until an operator has looked.
+          if (volume === undefined || root !== state.ticket.root) return;
           journal.putVolume({ ...volume, kept: { migrationId: row.migrationId, root, sinceMs: now } });
         },
       },
