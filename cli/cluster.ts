@@ -93,10 +93,11 @@ export class Cluster {
   /** Starts all daemons; resolves once every host is known and answers. */
   async start(signal: AbortSignal): Promise<void> {
     const { dataDir, hosts, store } = this.#options;
-    const state = store === undefined ? [] : ['--store', store];
+    // In the environment: a password on a command line is for everybody to see.
+    const env: Record<string, string> = store === undefined ? {} : { FERRY_COORDINATOR_STORE: store };
     for (const [index, address] of this.coordinators.entries()) {
       const name = index === 0 ? 'coordinator' : `coordinator-${index + 1}`;
-      this.#spawn(name, ['coordinator', '--data-dir', join(dataDir, name), '--listen', address, ...state]);
+      this.#spawn(name, ['coordinator', '--data-dir', join(dataDir, name), '--listen', address], env);
     }
     for (const host of hosts) {
       const flags = ['--host', host, '--data-dir', join(dataDir, host), '--coordinator', this.coordinators.join()];
@@ -105,13 +106,17 @@ export class Cluster {
     await this.#untilReady(signal);
   }
 
-  #spawn(name: string, args: readonly string[]): void {
+  #spawn(name: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): void {
     mkdirSync(this.#options.dataDir, { recursive: true, mode: 0o700 });
     const logPath = join(this.#options.dataDir, `${name}.log`);
     const log = openSync(logPath, 'a', 0o600);
     const logFrom = fstatSync(log).size;
     // A session of its own: ctrl-C reaches us alone, and we stop the Machines before the agents.
-    const child = spawn(process.execPath, [entry, ...args], { detached: true, stdio: ['ignore', log, log] });
+    const child = spawn(process.execPath, [entry, ...args], {
+      detached: true,
+      stdio: ['ignore', log, log],
+      env: { ...process.env, ...env },
+    });
     closeSync(log);
     const exited = new Promise<void>((resolve) => {
       child.once('error', () => resolve());

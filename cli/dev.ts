@@ -40,7 +40,10 @@ export function registerDev(program: Command, terminal: Terminal, outcome: Outco
       `coordinators to start, 1 to ${coordinatorsMax}; several need a Redis (--store)`,
       '1',
     )
-    .option('--store <url>', 'a Redis that runs already, for the state of the coordinators (default: their own disk)')
+    .option(
+      '--store <url>',
+      'a Redis that runs already, for the state of the coordinators (or FERRY_COORDINATOR_STORE; default: their disk)',
+    )
     .option('--data-dir <dir>', 'keep everything here, to go on with it next time (default: a temporary folder)')
     .addHelpText(
       'after',
@@ -54,7 +57,7 @@ export function registerDev(program: Command, terminal: Terminal, outcome: Outco
 async function dev(options: DevOptions, terminal: Terminal): Promise<number> {
   const count = wholeNumber(options.hosts, '--hosts', 1, hostsMax);
   const coordinators = wholeNumber(options.coordinators, '--coordinators', 1, coordinatorsMax);
-  const { store } = options;
+  const store = options.store ?? (terminal.env.FERRY_COORDINATOR_STORE || undefined);
   if (coordinators > 1 && store === undefined) {
     throw invalidArgument(
       '--coordinators',
