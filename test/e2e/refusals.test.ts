@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { signDecline, signSettlement, signTicket } from '../../agent/handover/signed.ts';
 import { AgentService } from '../../proto/gen/ferry/v1/agent_pb.ts';
 import {
+  ClusterService,
   HostService,
   LockService,
   MachineService,
@@ -14,10 +15,10 @@ import {
 } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
 import { type Handover, HandoverService, PeerService } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { HostStatus, type Machine, MachineConfigSchema } from '../../proto/gen/ferry/v1/machine_pb.ts';
-import type { MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import type { MigrationStrategy, MoveReason } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { durationFromMs } from '../../shared/duration.ts';
 import { toFerryError } from '../../shared/error.ts';
-import { newMigrationId, newVolumeId } from '../../shared/ids.ts';
+import { newDrainId, newMigrationId, newVolumeId } from '../../shared/ids.ts';
 import { systemRandom } from '../../shared/random.ts';
 import { reasons } from '../../shared/reasons.ts';
 import { SigningKey } from '../../shared/signing.ts';
@@ -395,6 +396,27 @@ describe('the coordinator refuses', () => {
         getHostStatus: { good: {}, ids: ['hostId'], attacks: [unknownHost] },
         cordonHost: { good: {}, ids: ['hostId'], attacks: [unknownHost] },
         uncordonHost: { good: {}, ids: ['hostId'], attacks: [unknownHost] },
+        setCopyLimitsOfHost: {
+          good: { limits: {} },
+          ids: ['hostId'],
+          attacks: [
+            unknown('unknown_host', { hostId: 'host-9', limits: {} }, 'host_id'),
+            { what: 'none', request: { hostId: 'host-a' }, reason: 'invalid_argument', field: 'limits' },
+            {
+              what: '1 byte a second',
+              request: { hostId: 'host-a', limits: { sendBytesPerSecond: 1n } },
+              reason: 'invalid_argument',
+              field: 'limits.send_bytes_per_second',
+            },
+            {
+              what: '2^64 - 1 bytes a second',
+              request: { hostId: 'host-a', limits: { receiveBytesPerSecond: hugeNumber } },
+              reason: 'invalid_argument',
+              field: 'limits.receive_bytes_per_second',
+            },
+            { what: 'down', request: { hostId: 'host-c', limits: {} }, reason: 'host_unreachable' },
+          ],
+        },
         removeHost: {
           good: {},
           ids: ['hostId'],
@@ -466,6 +488,30 @@ describe('the coordinator refuses', () => {
               reason: 'invalid_argument',
               field: 'strategy',
             },
+            {
+              what: 'reason',
+              request: { ...migrate, reason: 99 as MoveReason },
+              reason: 'invalid_argument',
+              field: 'reason',
+            },
+            ...[-101, 101, 2 ** 31 - 1].map((priority) => ({
+              what: `priority ${priority}`,
+              request: { ...migrate, priority },
+              reason: 'invalid_argument',
+              field: 'priority',
+            })),
+            ...[-1, 0, 601, 1e11].map((count) => ({
+              what: `budget ${count} s`,
+              request: { ...migrate, downtimeBudget: seconds(count) },
+              reason: 'invalid_argument',
+              field: 'downtime_budget',
+            })),
+            {
+              what: 'a long name of who orders it',
+              request: { ...migrate, orderedBy: 'x'.repeat(201) },
+              reason: 'invalid_argument',
+              field: 'ordered_by',
+            },
           ],
         },
         listMigrations: {
@@ -503,6 +549,7 @@ describe('the coordinator refuses', () => {
       atCoordinator,
       look,
     );
+    await attack(ClusterService, { getStatus: { good: {} } }, atCoordinator, look);
   });
 
   test('of several migrations of one Machine at once all but one', async () => {
@@ -649,6 +696,9 @@ describe('an agent refuses', () => {
               reason: 'volume_exists',
               field: 'volume_id',
             },
+            ...['/etc/passwd', '../journal.db', '.', 'a\0b', 'no-such-file', '/proc/self/environ'].map((fromPath) =>
+              invalid(`from ${fromPath}`, { ...newVolume, fromPath }, 'from_path'),
+            ),
           ],
         },
         agentListVolumes: { good: {} },
@@ -662,7 +712,31 @@ describe('an agent refuses', () => {
           ],
         },
         setCordon: { good: {} },
+        setCopyLimits: {
+          good: { limits: {} },
+          attacks: [
+            invalid('nothing', {}, 'limits'),
+            ...[1n, 1_048_575n, hugeNumber].flatMap((rate) => [
+              invalid(`send ${rate}`, { limits: { sendBytesPerSecond: rate } }, 'limits.send_bytes_per_second'),
+              invalid(
+                `receive ${rate}`,
+                { limits: { receiveBytesPerSecond: rate } },
+                'limits.receive_bytes_per_second',
+              ),
+            ]),
+          ],
+        },
+        setDrain: {
+          good: { drainId: newDrainId(Date.now(), systemRandom), drain: Buffer.from('x') },
+          ids: ['drainId'],
+          attacks: [
+            invalid('no ID', { drain: Buffer.from('x') }, 'drain_id'),
+            invalid('1 MiB and more', { drain: Buffer.alloc(1_048_577) }, 'drain'),
+          ],
+        },
+        getDrainRecord: { good: {} },
         getHost: { good: {} },
+        forgetHost: { good: { hostId: 'host-9' }, ids: ['hostId'] },
       },
       at,
       look,
@@ -717,9 +791,11 @@ describe('an agent refuses', () => {
       HandoverService,
       {
         offer: {
-          good: offer,
+          good: { ...offer, order: {} },
           ids: [...ids, 'machineId', 'destination.hostId'],
+          optionalIds: ['order.drainId'],
           attacks: [
+            invalid('reason', { ...offer, order: { reason: 'boredom' } }, 'order.reason'),
             ...numbers(offer),
             stale(offer),
             invalid('no destination', { ...offer, destination: undefined }, 'destination.host_id'),
@@ -839,6 +915,8 @@ describe('an agent refuses', () => {
         releasePermit: {
           good: { permit },
           ids: ['permit.network', 'permit.migrationId'],
+          // A row that cannot be right is left aside: it must not keep a permit.
+          opaqueIds: ['directory.machineId', 'directory.hostId'],
           attacks: [
             invalid('nothing', {}, 'permit'),
             invalid('fence', { permit: { ...permit, fence: hugeNumber } }, 'permit.fence'),
@@ -860,6 +938,18 @@ describe('an agent refuses', () => {
             { what: 'unknown', request: { header: strangers }, reason: 'unknown_migration' },
             { what: 'without a permit', request: { header: { ...header, fence: 1n } }, reason: 'no_permit' },
             onB({ what: 'at the destination', request: { header }, reason: 'other_role' }),
+          ],
+        },
+        precopy: {
+          good: { header },
+          ids,
+          attacks: [
+            ...numbers({}),
+            wait({ header }),
+            onB(stale({})),
+            onB(invalid('huge budget', { header, downtimeBudgetMs: hugeNumber }, 'downtime_budget_ms')),
+            { what: 'at the source', request: { header }, reason: 'other_role' },
+            onB({ what: 'unknown', request: { header: strangers }, reason: 'unknown_migration' }),
           ],
         },
         copy: {
@@ -1046,12 +1136,14 @@ describe('an agent refuses', () => {
             { what: 'unsigned', request: { ...open, signature: new Uint8Array() }, reason: 'bad_signature' },
             { what: 'never offered', request: { ...open, migrationId: newMigration() }, reason: 'unknown_migration' },
             invalid('nonce', { ...open, nonce: randomBytes(8) }, 'nonce'),
+            { what: 'forged, live', request: { ...open, live: true, round: 1 }, reason: 'bad_signature' },
             { what: 'at the destination', request: open, reason: 'other_role', host: 'host-b' },
           ],
         },
         deliver: {
           good: deliver,
           ids: ['migrationId'],
+          opaqueIds: ['directory.machineId', 'directory.hostId'],
           attacks: [
             invalid('nothing', { migrationId }, 'statement'),
             invalid('kind', { migrationId, statement: { ...settlement, kind: '' } }, 'statement.kind'),
