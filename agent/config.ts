@@ -112,7 +112,8 @@ export function parseAgentConfig(
 
 function parseDnsListen(text: string): ListenAddress {
   const port = /^\[fdaa::3\]:(\d{1,5})$/.exec(text)?.[1];
-  return port === undefined ? parseListen(text, 'dns-listen') : { host: resolverIp, port: Number(port) };
+  if (port === undefined) return parseListen(text, 'dns-listen');
+  return { ...parseListen(`[::1]:${port}`, 'dns-listen'), host: resolverIp };
 }
 
 function parseTls(certPath: string, keyPath: string, caPath: string): TlsFiles | null {

@@ -109,7 +109,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     await handovers.stopped();
     await machines.close();
     exports.close();
-    await parts.dns.close();
+    await parts.closeDns();
     parts.directory.close();
     await stream.close();
   } finally {
@@ -154,6 +154,10 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
       if (at.host === resolverIp) await addresses.addResolver(resolverIp);
       dnsAddresses.push(await dns.listen(at));
     }
+  };
+  const closeDns = async () => {
+    await dns.close();
+    if (config.dnsListen.some((at) => at.host === resolverIp)) await addresses.remove(resolverIp);
   };
   const pool = new ClientPool();
   const openVolume = async (volumeId: string) => {
@@ -347,8 +351,8 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     address,
     capabilities,
     directory,
-    dns,
     listenDns,
+    closeDns,
     dnsAddresses,
     ready: booted.resolve,
   };
