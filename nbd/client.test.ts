@@ -92,6 +92,13 @@ describe('reading', () => {
   });
 });
 
+it('an export that is taken away is told as a shutdown, not as a fault of its disk', async () => {
+  const client = await connect();
+  memory.readInto = () => Promise.reject(new NbdError('shutdown', 'ask for another one'));
+  await expect(client.read(Buffer.alloc(10), 0, 10)).rejects.toMatchObject({ reason: 'shutdown' });
+  await client.close();
+});
+
 describe('breaks', () => {
   it('rejects everything that waits when the server ends the export', async () => {
     const client = await connect();

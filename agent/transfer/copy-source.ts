@@ -283,6 +283,7 @@ export class CopySource {
   }
 
   async #end(keepAs?: string): Promise<void> {
+    const root = keepAs === undefined ? null : await this.root(this.#over.signal).catch(() => null);
     this.#over.abort(new TransferError('aborted', 'the copy has ended'));
     await this.#watching;
     await this.#inTurn(async () => {
@@ -290,9 +291,8 @@ export class CopySource {
       await this.#fills.ended();
       await this.#drop(() => false);
       const current = this.#current;
-      const isWhole = current.snapshot === this.#stoppedSnapshot && current.unknownCount === 0;
-      const keeps = keepAs !== undefined && isWhole && current.isDurable;
-      if (keeps) await current.moveTo(rootSnapshot(keepAs), new Bitmap(0));
+      const keeps = root !== null && root === keepAs && current.isDurable;
+      if (keeps) await current.moveTo(rootSnapshot(root), new Bitmap(0));
       await this.#served.close();
       await this.#stoppedSums?.close();
       const kept = this.#place(keptSumsName).path;
@@ -393,6 +393,7 @@ export class CopySource {
     }
     if (this.#served.snapshot !== name) await this.#served.moveTo(name, since.get(this.#served.snapshot) ?? null);
     await this.#served.putHoles(name, map);
+    await this.#served.record();
     await this.#drop((held) => held === name || held === have.snapshot);
     for (const older of [...this.#since.keys()]) if (older !== name) this.#since.delete(older);
     if (have.snapshot === name) return { ...live, ...this.#round(name, map, this.#since.get(name) ?? null) };
@@ -417,7 +418,7 @@ export class CopySource {
     const name = this.#stoppedSnapshot;
     if (this.#current.snapshot !== name) {
       const served = this.#served.snapshot;
-      if (this.#held.has(served)) await this.#served.moveTo(name, await this.#stoppedSince(served, map));
+      if (this.#held.has(served)) await this.#served.moveSoonTo(name, await this.#stoppedSince(served, map));
       else if (served === '') await this.#served.moveTo(name, null);
       // The served ones stay as they are: they say what the destination has.
       else this.#stoppedSums = await ServedSums.create(this.#place(stoppedName), name);

@@ -312,7 +312,7 @@ class Pull {
     }
     // First the bits, then the name: a crash in between does it again, with the same outcome.
     await this.#onDisk(() => this.#sums.record());
-    await this.#onDisk(() => this.#sums.setHeader({ ...this.#sums.header, snapshot, fresh: false }));
+    await this.#onDisk(() => this.#sums.setHeaderSoon({ ...this.#sums.header, snapshot, fresh: false }));
     this.#bytesKept = this.#bytesHere();
     this.#bytesDone = this.#bytesKept;
   }
@@ -461,7 +461,7 @@ class Pull {
       if (wrong.size === 0) break;
       await this.#repair([...wrong].sort((a, b) => a - b));
     }
-    await this.#onDisk(() => this.#sums.record());
+    await this.#onDisk(() => this.#sums.noteVerified());
   }
 
   /** Fetches chunks again that were read back wrong: once in the life of a copy, then the disk is not to be trusted. */

@@ -52,6 +52,23 @@ describe('the sums of what was served', () => {
     expect(known(of)).toEqual([]);
   });
 
+  it('of a name that comes soon are not taken for those of the one before after a restart', async () => {
+    const at = place();
+    const of = await ServedSums.create(at, 'a');
+    await of.put('a', 0, sums(1, 10));
+    const changed = new Bitmap(chunks);
+    changed.fill(2, 5, true);
+    await of.moveSoonTo('b', changed);
+    await of.put('b', 2, sums(2, 3));
+    await of.record();
+    expect(known(of)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    const old = (await ServedSums.resume(at))!;
+    expect([old.snapshot, known(old)]).toEqual(['a', [0, 1, 5, 6, 7, 8, 9]]);
+    await of.moveTo('c', new Bitmap(chunks));
+    const named = (await ServedSums.resume(at))!;
+    expect([named.snapshot, known(named)]).toEqual(['c', [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]);
+  });
+
   it('of holes are known without being served', async () => {
     const of = await ServedSums.create(place(), 'a');
     await of.put('a', 1, sums(5));

@@ -140,12 +140,29 @@ export class ServedSums {
   /** Goes over to another snapshot: chunks in `changed` (null = all) are unknown from here on. Durable when it resolves. */
   moveTo(snapshot: string, changed: Bitmap | null): Promise<void> {
     return this.#inTurn(async () => {
-      this.#snapshot = snapshot;
       if (changed === null) this.#forget(0, this.chunkCount);
       else for (const [from, to] of changed.runs()) this.#forget(from, to);
+      const isNamed = this.#isNamed;
+      if (!isNamed) this.#file.received.fill(0, this.chunkCount, false);
       // First the bits, then the name: after a crash in between, less is known of the old one.
-      await this.#record();
+      await (isNamed ? this.#record() : this.#file.record());
       await this.#file.setHeader({ ...this.#file.header, snapshot });
+      this.#snapshot = snapshot;
+      if (isNamed) return;
+      this.#unrecorded = [[0, this.chunkCount]];
+      await this.#record();
+    });
+  }
+
+  /**
+   * As `moveTo`, but of the new name nothing is durable yet: a restarted agent finds the old one, without what changed. For
+   * the stopped volume, while its Machine is down.
+   */
+  moveSoonTo(snapshot: string, changed: Bitmap): Promise<void> {
+    return this.#inTurn(async () => {
+      for (const [from, to] of changed.runs()) this.#forget(from, to);
+      await this.#record();
+      this.#snapshot = snapshot;
     });
   }
 
@@ -177,7 +194,6 @@ export class ServedSums {
         this.#unrecorded.push([first, end]);
       });
     }
-    await this.record();
   }
 
   /**
@@ -288,6 +304,8 @@ export class ServedSums {
   }
 
   async #record(): Promise<void> {
+    // Sums of a snapshot whose name is not in the file are not for a restarted agent.
+    if (!this.#isNamed) this.#unrecorded = [];
     const runs = this.#unrecorded;
     this.#unrecorded = [];
     this.#unrecordedCount = 0;
@@ -298,6 +316,10 @@ export class ServedSums {
       }
     }
     await this.#file.record();
+  }
+
+  get #isNamed(): boolean {
+    return this.#snapshot === this.#file.header.snapshot;
   }
 
   #forget(from: number, to: number): void {

@@ -37,7 +37,7 @@ export class SumsFile {
   readonly #file: DiskFile;
   readonly #bitmapBytes: number;
   #header: SumsHeader;
-  /** Sums were written since the last sync. */
+  /** Sums or a header were written since the last sync. */
   #unsynced = false;
   /** Why the last sync failed: the next one would look fine, so nothing is recorded any more. */
   #lost: unknown = null;
@@ -89,6 +89,21 @@ export class SumsFile {
     await this.#file.write(encodeHeader(header), 0);
     await this.#file.sync();
     this.#header = header;
+  }
+
+  /**
+   * Replaces the header; durable, at the latest, before the next `record` sets a bit. For a name whose bits are already no
+   * more than those of the name before: a crash may bring that one back.
+   */
+  async setHeaderSoon(header: SumsHeader): Promise<void> {
+    this.#unsynced = true;
+    await this.#file.write(encodeHeader(header), 0);
+    this.#header = header;
+  }
+
+  /** Writes what was read back, durable at some later time: a crash may only cost the reading again. */
+  async noteVerified(): Promise<void> {
+    await this.#file.write(this.verified.bytes, PAGE_BYTES + this.#bitmapBytes);
   }
 
   /** Writes the sums of the chunks from `first` on. */
