@@ -13,9 +13,6 @@ import { boundedList, boundedText } from './validate.ts';
 
 const placementsMax = 10_000;
 const capabilitiesMax = 64;
-/** Limits of copies, in bytes a second: below, a copy would not end in a lifetime; above, it is a mistake. */
-const rateMin = 1024n;
-const rateMax = 1n << 40n;
 
 /** What hosts need. */
 export interface HostParts {
@@ -89,14 +86,6 @@ export function hostService({ store, roster, agents, log, rebuild }: HostParts):
       const host = await roster.host(checkId('name', hostId, 'host_id'));
       if (limits === undefined)
         throw invalidArgument('limits', 'is missing', 'both limits in bytes a second; 0 = none');
-      for (const [name, value] of [
-        ['send_bytes_per_second', limits.sendBytesPerSecond],
-        ['receive_bytes_per_second', limits.receiveBytesPerSecond],
-      ] as const) {
-        if (value > rateMax || (value > 0n && value < rateMin)) {
-          throw invalidArgument(`limits.${name}`, `is ${value}`, `0 (none), or ${rateMin} to ${rateMax}`);
-        }
-      }
       await agents.machines(hostId, (client, options) => client.setCopyLimits({ limits }, options));
       return { host: await roster.describe({ ...host, copyLimits: limits }) };
     },

@@ -28,6 +28,7 @@ const createTriesMax = 3;
 /** Time that an agent is given besides the stop timeout. */
 const waitRoomMs = 5_000;
 const startWaitMs = 10_000;
+const holderTimeoutMs = 3_000;
 const stopTimeoutMsMax = 300_000;
 const tailLinesMax = 10_000;
 
@@ -138,15 +139,35 @@ async function runMachine(parts: MachineParts, request: RunMachineRequest): Prom
   }
 }
 
-async function hostFor({ store, roster }: MachineParts, request: RunMachineRequest, config: MachineConfig) {
+async function hostFor(parts: MachineParts, request: RunMachineRequest, config: MachineConfig) {
+  const { store, roster } = parts;
   const { app, region, hostId } = request;
   const { sites } = await readCluster(store, roster);
   const room = roomOf(config);
   const need = { app, room, mount: false, region, to: new Set<string>(), not: new Map<string, string>() };
-  if (hostId === '') return chooseHost(sites.values(), need);
+  if (hostId === '') {
+    const volumeId = config.mounts.find(({ volume }) => volume !== '')?.volume;
+    const holder = volumeId === undefined ? undefined : await holderOf(parts, volumeId);
+    return chooseHost(sites.values(), holder === undefined ? need : { ...need, to: new Set([holder]) });
+  }
   const host = await roster.host(hostId);
   requireHost(sites.get(hostId)!, need, 'host_id');
   return host;
+}
+
+/** The host that has a volume, as far as hosts answer: a Machine runs where its volume is. */
+async function holderOf({ roster, agents }: MachineParts, volumeId: string): Promise<string | undefined> {
+  const reporting = (await roster.hosts()).filter((host) => roster.status(host) === HostStatus.OK);
+  const found = await Promise.all(
+    reporting.map(async ({ id }) => {
+      const call = { timeoutMs: holderTimeoutMs };
+      const { volumes } = await agents
+        .machines(id, (client, options) => client.agentListVolumes({}, options), call)
+        .catch(() => ({ volumes: [] }));
+      return volumes.some((volume) => volume.id === volumeId) ? [id] : [];
+    }),
+  );
+  return found.flat()[0];
 }
 
 function networkOf({ app, network }: RunMachineRequest, known: string | undefined): string {
