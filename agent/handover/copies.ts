@@ -23,7 +23,7 @@ import { noVolumeRoot, type VolumeTransfer } from './transfer.ts';
 
 /** Pause between two questions to a source that still compares, in milliseconds. */
 const comparingPauseMs = 200;
-/** A round under the lock is not repeated within this time: the order for it is. */
+/** A round under the lock is not repeated within this time: the order for it is, while it is waited for. */
 const lastRoundMs = 2_000;
 const seedPrefix = 'root:';
 
@@ -86,6 +86,8 @@ export class VolumeCopies {
   readonly #options: VolumeCopiesOptions;
   readonly #underWay = new Map<string, UnderWay>();
   readonly #progress = new Map<string, CopyProgress>();
+  /** When the round under the lock was done. */
+  readonly #lastRoundMs = new Map<string, number>();
 
   constructor(options: VolumeCopiesOptions) {
     this.#options = options;
@@ -128,9 +130,8 @@ export class VolumeCopies {
     }
     const nowMs = this.#options.clock.nowMs();
     const left = predictFinalMs(note.rounds, note.mode, row.detail.volumeAllocatedBytes, nowMs);
-    const last = note.rounds.at(-1);
     const again = wish.lastRound
-      ? last === undefined || nowMs - (last.askedAtMs + last.durationMs) >= lastRoundMs
+      ? nowMs - (this.#lastRoundMs.get(migrationId) ?? 0) >= lastRoundMs
       : isWorthARound(note, wish.budgetMs, left, nowMs);
     const mayGoOn = note.ended === '' || ((note.ended === 'fits' || note.ended === 'not_shrinking') && again);
     if (!mayGoOn || note.mode === 'live') return;
@@ -141,6 +142,7 @@ export class VolumeCopies {
   async end(migrationId: string): Promise<void> {
     await this.#cut(migrationId);
     this.#progress.delete(migrationId);
+    this.#lastRoundMs.delete(migrationId);
   }
 
   async #cut(migrationId: string): Promise<void> {
@@ -173,7 +175,7 @@ export class VolumeCopies {
   async #rounds(row: DestinationRow, wish: PrecopyWish, signal: AbortSignal): Promise<void> {
     const { handovers, clock } = this.#options;
     const { migrationId, detail } = row;
-    for (let isFirst = true; ; isFirst = false) {
+    for (;;) {
       const before = this.#noted(migrationId);
       const made = await this.#round(row, (before.rounds.at(-1)?.number ?? 0) + 1, signal);
       // The round has noted with what it began.
@@ -197,7 +199,8 @@ export class VolumeCopies {
       };
       this.#note(row, note);
       handovers.changed(migrationId);
-      if (note.ended !== '' || (wish.lastRound && isFirst)) return;
+      if (wish.lastRound) this.#lastRoundMs.set(migrationId, nowMs);
+      if (note.ended !== '' || wish.lastRound) return;
     }
   }
 
