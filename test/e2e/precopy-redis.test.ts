@@ -54,5 +54,5 @@ describe.skipIf(missing !== null)(`a redis-server moves under load${missing === 
     client.close();
     expect(doubles(await observation.report())).toEqual([]);
     console.log(told.join('\n'));
-  });
+  }, 300_000);
 });

@@ -13,8 +13,9 @@ afterEach(() => rmSync(dir, { recursive: true }));
 
 function missing(blocks: readonly Buffer[], acknowledged: Record<number, number>): string[] {
   writeFileSync(join(dir, 'blocks'), Buffer.concat(blocks));
-  const newest = new Map(Object.entries(acknowledged).map(([place, write]) => [Number(place), write]));
-  return missingBlocks(join(dir, 'blocks'), newest, bytes);
+  const lines = Object.entries(acknowledged).map(([place, write]) => `${place} ${write}\n`);
+  writeFileSync(join(dir, 'acks'), lines.join(''));
+  return missingBlocks(join(dir, 'blocks'), readAcknowledged(join(dir, 'acks')), bytes);
 }
 
 test('what was acknowledged is there: the block, a newer one, a hole where one was punched', () => {
@@ -37,9 +38,16 @@ test('what is not there is found: older, empty, damaged, of another place, come 
 });
 
 test('of several acknowledgements of a place the last counts; a line cut off does not', () => {
-  writeFileSync(join(dir, 'acks'), '1 5\n2 6\n1 -7\n2 9');
+  writeFileSync(join(dir, 'acks'), '1 5\n2 6\n1 -7\n3 8\n3 punch\n2 9');
   expect([...readAcknowledged(join(dir, 'acks'))]).toEqual([
-    [1, -7],
-    [2, 6],
+    [1, { write: -7, isPunching: false }],
+    [2, { write: 6, isPunching: false }],
+    [3, { write: 8, isPunching: true }],
   ]);
+});
+
+test('a block that was being punched out may be there or not', () => {
+  writeFileSync(join(dir, 'acks'), '0 7\n0 punch\n1 7\n1 punch\n');
+  writeFileSync(join(dir, 'blocks'), Buffer.concat([blockOf(7, 0, bytes), Buffer.alloc(bytes)]));
+  expect(missingBlocks(join(dir, 'blocks'), readAcknowledged(join(dir, 'acks')), bytes)).toEqual([]);
 });

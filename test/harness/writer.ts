@@ -40,23 +40,34 @@ export function blockOf(write: number, place: number, bytes: number): Buffer {
   return block;
 }
 
-/** Newest acknowledged write of each place; a punched one is negative. */
-export function readAcknowledged(path: string): Map<number, number> {
-  const newest = new Map<number, number>();
+/** What a writer said of one place. */
+export interface Said {
+  /** Newest acknowledged write; negative when it punched the block out. 0 = none yet. */
+  readonly write: number;
+  /** A punch was begun after it: done or not. */
+  readonly isPunching: boolean;
+}
+
+/** What a writer said, by place. Lines are "PLACE WRITE", with WRITE negative for a punch, and "PLACE punch" before one. */
+export function readAcknowledged(path: string): Map<number, Said> {
+  const said = new Map<number, Said>();
   const text = existsSync(path) ? readFileSync(path, 'utf8') : '';
   for (const line of text.slice(0, text.lastIndexOf('\n') + 1).split('\n')) {
-    const [place, write] = line.split(' ').map(Number);
-    if (place !== undefined && write !== undefined) newest.set(place, write);
+    const [place, what] = line.split(' ');
+    if (what === undefined) continue;
+    const before = said.get(Number(place))?.write ?? 0;
+    const isPunching = what === 'punch';
+    said.set(Number(place), { write: isPunching ? before : Number(what), isPunching });
   }
-  return newest;
+  return said;
 }
 
 /** Acknowledged blocks that a file does not hold, in words; the first few. */
-export function missingBlocks(file: string, acknowledged: ReadonlyMap<number, number>, blockBytes: number): string[] {
+export function missingBlocks(file: string, acknowledged: ReadonlyMap<number, Said>, blockBytes: number): string[] {
   const problems: string[] = [];
   const handle = openSync(file, 'r');
   const block = Buffer.alloc(blockBytes);
-  for (const [place, write] of acknowledged) {
+  for (const [place, { write, isPunching }] of acknowledged) {
     if (problems.length >= 10) break;
     block.fill(0);
     readSync(handle, block, 0, blockBytes, place * blockBytes);
@@ -66,7 +77,7 @@ export function missingBlocks(file: string, acknowledged: ReadonlyMap<number, nu
     // A punched or newer block may be there too: a write that was done and not acknowledged before the stop.
     else if (found !== 0 && found < Math.abs(write))
       problems.push(`place ${place}: write ${found} instead of ${write}`);
-    else if (found === 0 && write > 0) problems.push(`place ${place}: empty instead of write ${write}`);
+    else if (found === 0 && write > 0 && !isPunching) problems.push(`place ${place}: empty instead of write ${write}`);
   }
   closeSync(handle);
   return problems;
@@ -91,7 +102,7 @@ class Writer {
     this.#pattern = env.WRITER_PATTERN ?? 'random';
     const isNew = !existsSync(path);
     this.#file = openSync(path, constants.O_RDWR | constants.O_CREAT, 0o600);
-    const newest = [...readAcknowledged(ackPath).values()].map(Math.abs);
+    const newest = [...readAcknowledged(ackPath).values()].map(({ write }) => Math.abs(write));
     this.#write = newest.reduce((most, each) => Math.max(most, each), 0) + restartGap;
     if (isNew) this.#fill(env.WRITER_FILL ?? 'none');
   }
@@ -126,6 +137,7 @@ class Writer {
       this.#write += 1;
       const write = this.#write;
       if (this.#pattern === 'punch' && index % 2 === 1) {
+        appendFileSync(this.#ackPath, `${place} punch\n`);
         const range = ['--offset', String(place * this.#blockBytes), '--length', String(this.#blockBytes)];
         execFileSync('fallocate', ['--punch-hole', ...range, this.#path]);
         done.push([place, -write]);
