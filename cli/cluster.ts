@@ -151,13 +151,23 @@ export class Cluster {
     return this.#options.hosts.every((host) => ready.has(host));
   }
 
+  /** The first coordinator that answers; the first of all when none does. */
+  async #answering(): Promise<string> {
+    for (const address of this.coordinators) {
+      const answer = this.#pool.client(HostService, address).listHosts({}, { timeoutMs: 2000 });
+      if (await answer.then(Boolean, () => false)) return address;
+    }
+    return this.coordinator;
+  }
+
   /**
    * Stops or destroys all Machines, through the RPCs, cancelling migrations that hold them; answers the IDs of those that
    * ran and are stopped now. Throws deadline when some do not stop.
    */
   async endMachines(how: 'stop' | 'destroy'): Promise<string[]> {
-    const machines = this.#pool.client(MachineService, this.coordinator);
-    const migrations = this.#pool.client(MigrationService, this.coordinator);
+    const coordinator = await this.#answering();
+    const machines = this.#pool.client(MachineService, coordinator);
+    const migrations = this.#pool.client(MigrationService, coordinator);
     const deadlineMs = this.#clock.monotonicMs() + removeMsMax;
     const ran = new Set<string>();
     const end = async (machine: Machine) => {
