@@ -19,6 +19,11 @@ export interface DrainDraft {
   open: boolean;
 }
 
+/** What a drain that begins remembers. */
+export function newPlan(): DrainPlan {
+  return { retryAtMs: {}, uncordonAfter: false, failedAt: {}, calledOff: [] };
+}
+
 /** A draft of a record, to be changed freely. */
 export function draftOf({ drain, plan, open }: DrainRecord): DrainDraft {
   return { drain: clone(DrainSchema, drain), plan: structuredClone(plan), open };

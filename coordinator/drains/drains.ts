@@ -6,7 +6,7 @@ import { FerryError } from '../../shared/error.ts';
 import { newDrainId } from '../../shared/ids.ts';
 import type { Random } from '../../shared/random.ts';
 import type { DrainRecord, Store } from '../store/store.ts';
-import type { DrainBook, DrainDraft } from './book.ts';
+import { type DrainBook, type DrainDraft, newPlan } from './book.ts';
 import type { DrainEngine } from './engine.ts';
 import { type FactSources, readBlocked, readPlaces } from './facts.ts';
 import { reopen } from './finish.ts';
@@ -60,8 +60,7 @@ export class Drains {
     drain.createdAt = timestampFromMs(nowMs);
     drain.machinesParked = homeless.length;
     drain.cordonedByDrain = !facts.source.cordoned;
-    const plan = { attempts: {}, retryAtMs: {}, uncordonAfter: false };
-    const answer = await store.createDrain({ drain, plan, version: 1, open: true, driver: '' });
+    const answer = await store.createDrain({ drain, plan: newPlan(), version: 1, open: true, driver: '' });
     if (answer.kind === 'busy') throw drainExists(wish.hostId, answer.drainId);
     engine.wake();
     return drain;
@@ -143,16 +142,14 @@ function requireSource({ source }: PlanFacts): void {
   }
 }
 
-function noRoom({ hostId, machines, blockers }: Drain): FerryError {
+function noRoom({ machines, blockers }: Drain): FerryError {
   const told = machines.flatMap(({ machineId, destination, blockers: own }) =>
     destination === '' ? [[machineId, own.join('; ')] as const] : [],
   );
   const named = told.slice(0, homelessNamedMax);
   const more = told.length > named.length ? `; and ${told.length - named.length} more` : '';
-  const text =
-    `${told.length} of ${machines.length} Machines of host ${hostId} have no place: ` +
-    `${named.map(([machine, why]) => `${machine}: ${why}`).join('; ')}${more}`;
-  return new FerryError('no_host', [text, ...blockers].join('; '), {
+  const text = `${blockers.join('; ')}: ${named.map(([machine, why]) => `${machine}: ${why}`).join('; ')}${more}`;
+  return new FerryError('no_host', text, {
     field: 'host_id',
     facts: Object.fromEntries(named),
     nextAction: 'Free room, add or uncordon a host; or order it with --partial: what has no place is parked.',

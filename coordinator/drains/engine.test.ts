@@ -190,6 +190,7 @@ describe('refused, and nothing changed', () => {
     expect(error.message).toContain('h3: it is cordoned');
     const { drain } = await harness.drains.drainHost({ hostId: 'h1', dryRun: true });
     expect(drain!.machines[0]?.blockers[0]).toContain('no host can take it: h2: it is cordoned');
+    expect(drain!.blockers).toEqual(['2 of 2 Machines of host h1 have no place']);
     expect(await harness.store.drains(10)).toEqual([]);
     await unchanged(harness);
   });

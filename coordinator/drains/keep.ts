@@ -8,7 +8,8 @@ import {
 } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { FerryError } from '../../shared/error.ts';
 import type { Agents } from '../agents.ts';
-import type { DrainPlan, Store } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
+import { newPlan } from './book.ts';
 import { hasDrainEnded } from './state.ts';
 
 const timeoutMs = 2000;
@@ -62,8 +63,7 @@ export async function restoreDrain(store: Store, hostId: string, kept: Uint8Arra
   if (kept.length === 0) return false;
   const drain = readKept(kept, hostId);
   if (hasDrainEnded(drain.state) || (await store.drain(drain.id)) !== undefined) return false;
-  const plan: DrainPlan = { attempts: {}, retryAtMs: {}, uncordonAfter: false };
-  const answer = await store.createDrain({ drain, plan, version: 1, open: true, driver: '' });
+  const answer = await store.createDrain({ drain, plan: newPlan(), version: 1, open: true, driver: '' });
   return answer.kind === 'created';
 }
 

@@ -82,7 +82,7 @@ function parkedMove(machine: DrainMachine, migration: Migration): void {
 
 function cancelledMove(machine: DrainMachine, { id }: Migration, { drain, plan }: DrainDraft, facts: RoundFacts): void {
   const holder = blockerOf(machine, facts);
-  const isOurs = plan.calledOff?.includes(id) === true;
+  const isOurs = plan.calledOff.includes(id);
   if (isOurs && holder !== undefined) {
     parkFor(machine, machine.network, holder);
   } else if (isOurs || drain.state === DrainState.CANCELLING) {
@@ -102,7 +102,7 @@ function failedMove(machine: DrainMachine, migration: Migration, { drain, plan }
     park(machine, `${attempts} tries have failed; the last one, ${id}: ${reason}`, next);
     return;
   }
-  const failed = { ...plan.failedAt?.[machineId], [destination]: `${id} failed there: ${reason}` };
+  const failed = { ...plan.failedAt[machineId], [destination]: `${id} failed there: ${reason}` };
   plan.failedAt = { ...plan.failedAt, [machineId]: failed };
   plan.retryAtMs[machineId] = nowMs + pauseAfterMs(attempts);
   tryAgain(machine, attempts);
@@ -189,7 +189,7 @@ function* callOff({ drain, plan }: DrainDraft, facts: RoundFacts): Generator<str
     const holder = inLine(migration) ? blockerOf(machine, facts) : undefined;
     if (holder === undefined) continue;
     if (waitedMs(machine.wait, { kind: 'lock', subject: holder }, facts.nowMs) < patienceMs) continue;
-    if (!plan.calledOff?.includes(migration.id)) plan.calledOff = [...(plan.calledOff ?? []), migration.id];
+    if (!plan.calledOff.includes(migration.id)) plan.calledOff.push(migration.id);
     yield migration.id;
   }
 }

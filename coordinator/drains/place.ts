@@ -121,7 +121,7 @@ function withoutPromise(sites: Sites, host: string, need: Need): Sites {
 
 /** Keeps the place of a Machine if it can still have it, else finds another; answers what is left then. */
 function settle(machine: DrainMachine, need: Need, { plan }: DrainDraft, sites: Sites, nowMs: number): Sites {
-  const failedAt = new Map(Object.entries(plan.failedAt?.[machine.machineId] ?? {}));
+  const failedAt = new Map(Object.entries(plan.failedAt[machine.machineId] ?? {}));
   const elsewhere: Need = { ...need, not: new Map([...need.not, ...failedAt]) };
   const planned = sites.get(machine.destination);
   if (planned !== undefined && refusalOf(planned, elsewhere) === undefined) {

@@ -77,7 +77,7 @@ export function planDrain(wish: DrainWish, facts: PlanFacts): Drain {
     machines: moveOrder(planned).map(({ told }, index) => ({ ...told, order: index + 1 })),
     machinesTotal: machines.length,
     bytesTotal: planned.reduce((sum, { told }) => sum + told.bytes, 0n),
-    blockers: blockersOfAll(facts),
+    blockers: blockersOfAll(facts, [...places.values()].filter(({ site }) => site === undefined).length),
   });
   const { courses, totalMs } = foresee(drain, new Map(), limits, rate);
   for (const machine of drain.machines) {
@@ -171,9 +171,10 @@ function blockersOf({ id, network }: Machine, { cluster, blocked }: PlanFacts): 
   ];
 }
 
-function blockersOfAll({ source, blocked, machines }: PlanFacts): string[] {
+function blockersOfAll({ source, blocked, machines }: PlanFacts, homeless: number): string[] {
   const networks = new Set(machines.map(({ network }) => network));
   return [
+    ...(homeless > 0 ? [`${homeless} of ${machines.length} Machines of host ${source.id} have no place`] : []),
     ...(source.standing === 'unreachable' ? [`host ${source.id} does not answer: nothing can be copied from it`] : []),
     ...(source.journalWentBack ? [`the journal of host ${source.id} went back: it gives no Machine away`] : []),
     ...[...blocked]

@@ -169,8 +169,9 @@ function markOf({ state, machines, blockedNetworks }: Drain): string {
   return JSON.stringify([
     state,
     blockedNetworks,
-    machines.map(({ state, migrationId, destination, attempts, wait }) => [
+    machines.map(({ state, step, migrationId, destination, attempts, wait }) => [
       state,
+      step,
       migrationId,
       destination,
       attempts,
@@ -213,7 +214,7 @@ async function notBegun({ book, clock, log }: RoundParts, id: string, move: Begi
     if (error.reason === 'machine_busy') return;
     plan.retryAtMs[machineId] = clock.nowMs() + pauseAfterMs(1);
     if (error.disposition === 'retry' && error.reason !== 'host_unreachable') return;
-    const failed = { ...plan.failedAt?.[machineId], [destination]: error.message };
+    const failed = { ...plan.failedAt[machineId], [destination]: error.message };
     plan.failedAt = { ...plan.failedAt, [machineId]: failed };
   });
 }

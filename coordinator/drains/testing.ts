@@ -16,7 +16,7 @@ import {
 import type { Site } from '../placement/site.ts';
 import { siteLike } from '../placement/testing.ts';
 import type { HostRow, Placement } from '../store/store.ts';
-import type { DrainDraft } from './book.ts';
+import { type DrainDraft, newPlan } from './book.ts';
 import type { PlaceFacts, RoundFacts } from './facts.ts';
 
 /** A drain of h1 with these Machines, each waiting for its move to h2, for tests. */
@@ -39,7 +39,7 @@ export function draftLike(
       })),
       ...changes,
     }),
-    plan: { attempts: {}, retryAtMs: {}, uncordonAfter: false },
+    plan: newPlan(),
     open: true,
   };
 }

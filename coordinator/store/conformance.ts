@@ -98,7 +98,7 @@ const migration = (id: string, machineId = 'm1', changes: Partial<MigrationRecor
 
 const drain = (id: string, hostId = 'h1', changes: Partial<DrainRecord> = {}): DrainRecord => ({
   drain: create(DrainSchema, { id, hostId }),
-  plan: { attempts: {}, retryAtMs: {}, uncordonAfter: false },
+  plan: { retryAtMs: {}, uncordonAfter: false, failedAt: {}, calledOff: [] },
   version: 1,
   open: true,
   driver: '',
@@ -370,7 +370,7 @@ export function describeStore(name: string, makeFixture: () => StoreFixture, ski
       expect(await store.takeDrain('drn_1', 's2')).toEqual({ kind: 'driven', by: 's1' });
       expect(await store.takeDrain('drn_9', 's2')).toEqual({ kind: 'unknown' });
       record.drain.message = 'first';
-      const plan = { ...record.plan, attempts: { m1: 2 } };
+      const plan = { ...record.plan, failedAt: { m1: { h2: 'no room' } } };
       expect(await store.updateDrain({ ...record, plan, driver: '' })).toBe(true);
       expect(await store.updateDrain(record)).toBe(false);
       expect(await store.drain('drn_1')).toMatchObject({ version: 3, driver: 's1', drain: { message: 'first' }, plan });

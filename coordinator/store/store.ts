@@ -177,16 +177,14 @@ export type TakeAnswer<T> =
 
 /** What the drain engine remembers besides what operators see. Plain JSON. */
 export interface DrainPlan {
-  /** Tries a Machine, by ID. */
-  attempts: Record<string, number>;
   /** When the next try of a Machine is due. */
   retryAtMs: Record<string, number>;
   /** The cordon comes off when the cancel is through. */
   uncordonAfter: boolean;
   /** Hosts at which a move of a Machine has failed, with the reason, by Machine ID. */
-  failedAt?: Record<string, Record<string, string>>;
+  failedAt: Record<string, Record<string, string>>;
   /** Migrations that the drain itself called off, because their network stays locked. */
-  calledOff?: string[];
+  calledOff: string[];
 }
 
 /** A drain as the store keeps it. */
