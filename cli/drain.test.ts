@@ -118,6 +118,21 @@ test('drain watch --json prints one document a line', async () => {
   expect(states).toEqual(['DRAIN_STATE_RUNNING', 'DRAIN_STATE_BLOCKED']);
 });
 
+test("a watch of a host's newest drain stays with that drain when its stream is begun again", async () => {
+  const asked: string[] = [];
+  const terminal = await terminalFor({
+    async *watchDrain(request) {
+      asked.push(request.drainId);
+      yield { drain: asked.length === 1 ? runningDrain() : blockedDrain() };
+    },
+  });
+  const watching = terminal.run('drain', 'watch', 'host-1');
+  await terminal.clock.untilSleeping();
+  terminal.clock.advance(500);
+  expect(await watching).toBe(3);
+  expect(asked).toEqual(['host-1', drainId]);
+});
+
 test('ctrl-C while watching leaves the drain running, and says so', async () => {
   const terminal = await terminalFor({
     async *watchDrain(_request, { signal }) {
