@@ -1,3 +1,4 @@
+// Past 300 lines: one file format with one rule for all its writers, that what is durable never says more than is true.
 import { Bitmap } from './bitmap.ts';
 import { CHUNK_BYTES, SUM_BYTES } from './chunks.ts';
 import type { Disk, DiskFile } from './disk.ts';
