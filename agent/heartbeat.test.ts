@@ -104,4 +104,9 @@ test('number, generation of the store and roster are remembered, written once', 
   expect(journal.counter).toBe(counter);
   expect(heard[1]).toMatchObject({ hostNumber: 7, storeGeneration: 'g1' });
   expect(journal.roster()).toEqual(new Map([['h2', 'h2:1']]));
+  answers.push(() => ({ storeGeneration: 'g2' }));
+  await heartbeat.beat();
+  answers.push(() => ({ storeGeneration: 'g2' }));
+  await heartbeat.beat();
+  expect(heard.at(-1)).toMatchObject({ storeGeneration: 'g2' });
 });
