@@ -7,6 +7,7 @@ import { signDecline, signSettlement, signTicket } from '../../agent/handover/si
 import { AgentService } from '../../proto/gen/ferry/v1/agent_pb.ts';
 import {
   ClusterService,
+  DrainService,
   HostService,
   LockService,
   MachineService,
@@ -64,6 +65,7 @@ async function world(hosts: readonly string[], withCoordinator: boolean): Promis
     );
     seen.push((await cluster.migrations.listMigrations({})).migrations);
     seen.push((await cluster.locks.listLocks({})).locks);
+    seen.push((await cluster.drains.listDrains({})).drains);
   }
   return JSON.stringify(seen, (_, value) => (typeof value === 'bigint' ? String(value) : value), 1);
 }
@@ -351,8 +353,20 @@ describe('the coordinator refuses', () => {
         heartbeat: {
           good: { ...beat, hostId: 'host-9' },
           ids: ['hostId', 'region'],
-          opaqueIds: ['journalId'],
+          opaqueIds: ['journalId', 'directoryId'],
           attacks: [
+            {
+              what: 'a long directory ID',
+              request: { ...beat, hostId: 'host-9', address: '127.0.0.1:1', directoryId: 'x'.repeat(65) },
+              reason: 'invalid_argument',
+              field: 'directory_id',
+            },
+            {
+              what: 'a long generation',
+              request: { ...beat, hostId: 'host-9', address: '127.0.0.1:1', storeGeneration: 'x'.repeat(65) },
+              reason: 'invalid_argument',
+              field: 'store_generation',
+            },
             { what: 'another agent of this name', request: beat, reason: 'host_taken', field: 'host_id' },
             {
               what: 'another agent of this name elsewhere',
@@ -426,6 +440,80 @@ describe('the coordinator refuses', () => {
             { what: 'alive', request: { hostId: 'host-b' }, reason: 'invalid_argument', field: 'host_id' },
           ],
         },
+      },
+      atCoordinator,
+      look,
+    );
+  });
+
+  test('drains', async () => {
+    const { drain } = await cluster.drains.drainHost({ hostId: 'host-d' });
+    const over = drain!.id;
+    await cluster.until('host-d is empty', async () => {
+      const now = (await cluster.drains.getDrain({ drainId: over })).drain;
+      return now?.endedAt !== undefined;
+    });
+    const order = (what: string, options: object, field: string, reason = 'invalid_argument') => ({
+      what,
+      request: { hostId: 'host-a', options },
+      reason,
+      field,
+    });
+    const strangers = Array.from({ length: 1001 }, () => 'host-b');
+    const unknownDrain = unknown('unknown_drain', { drainId: 'drn_01ARZ3NDEKTSV4RRFFQ69G5FAV' }, 'drain_id');
+    const neverDrained = { ...unknownDrain, what: 'never drained', request: { drainId: 'host-b' } };
+    const byId = { good: { drainId: over }, ids: ['drainId'], attacks: [unknownDrain, neverDrained] };
+    const ended = { what: 'it has ended', request: { drainId: over }, reason: 'drain_ended', field: 'drain_id' };
+    const steer = { ...byId, attacks: [...byId.attacks, ended] };
+    await attack(
+      DrainService,
+      {
+        drainHost: {
+          good: { hostId: 'host-a' },
+          ids: ['hostId'],
+          attacks: [
+            unknown('unknown_host', { hostId: 'host-9' }, 'host_id'),
+            { what: 'down', request: { hostId: 'host-c' }, reason: 'host_unreachable', field: 'host_id' },
+            order('to a stranger', { to: ['host-b', 'host-9'] }, 'options.to[1]', 'unknown_host'),
+            order('to ../x', { to: ['../x'] }, 'options.to[0]'),
+            order('to itself', { to: ['host-a'] }, 'options.to[0]'),
+            order('to too many', { to: strangers }, 'options.to'),
+            order('not to a stranger', { exclude: ['host-9'] }, 'options.exclude[0]', 'unknown_host'),
+            order('to one that is excluded', { to: ['host-b'], exclude: ['host-b'] }, 'options.to[0]'),
+            order('to a cordoned host only', { to: ['host-d'] }, 'host_id', 'no_host'),
+            order('to no host', { exclude: ['host-b'] }, 'host_id', 'no_host'),
+            order('65 at once', { concurrency: 65 }, 'options.concurrency'),
+            order('21 tries', { attemptsMax: 21 }, 'options.attempts_max'),
+            order('strategy', { strategy: 99 }, 'options.strategy'),
+            ...[1n, hugeNumber].map((downtimeBudgetMs) =>
+              order(`budget ${downtimeBudgetMs} ms`, { downtimeBudgetMs }, 'options.downtime_budget_ms'),
+            ),
+            ...[-101, 101, -(2 ** 31)].map((priority) =>
+              order(`priority ${priority}`, { priority }, 'options.priority'),
+            ),
+            {
+              what: 'reason',
+              request: { hostId: 'host-a', reason: 99 as MoveReason },
+              reason: 'invalid_argument',
+              field: 'reason',
+            },
+            ...['x'.repeat(201), 'a\nb'].map((orderedBy) => ({
+              what: `ordered by ${JSON.stringify(orderedBy.slice(0, 9))}`,
+              request: { hostId: 'host-a', orderedBy },
+              reason: 'invalid_argument',
+              field: 'ordered_by',
+            })),
+          ],
+        },
+        listDrains: {
+          good: {},
+          attacks: [{ what: 'limit', request: { limit: 1001 }, reason: 'invalid_argument', field: 'limit' }],
+        },
+        getDrain: byId,
+        watchDrain: byId,
+        pauseDrain: steer,
+        resumeDrain: steer,
+        cancelDrain: steer,
       },
       atCoordinator,
       look,
