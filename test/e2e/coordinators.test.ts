@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { redisMissing } from '../../coordinator/testing/redis-server.ts';
 import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
@@ -11,6 +11,9 @@ import { fussyConfig, LedgerLoad } from '../harness/ledger.ts';
 import { untilClean } from '../harness/leftovers.ts';
 import { type Load, loadOn } from '../harness/load.ts';
 import { doubles, type Observation, observe } from '../harness/observe.ts';
+
+// Real processes, many of them: on a busy machine they take their time.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const long = process.env.FERRY_TEST_LONG === '1';
 const names = ['coordinator', 'coordinator-2'];

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { type Machine, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
@@ -8,6 +8,9 @@ import { owners } from '../harness/crash.ts';
 import { drainEnded, drainHost, idsOf, populate, told } from '../harness/drains.ts';
 import { untilClean } from '../harness/leftovers.ts';
 import { doubles, observe, twoDown } from '../harness/observe.ts';
+
+// Real processes, many of them: on a busy machine they take their time.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const hosts = ['host-a', 'host-b', 'host-c'];
 const refusalOf = (asked: Promise<unknown>) =>

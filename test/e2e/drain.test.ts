@@ -1,6 +1,6 @@
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { type Drain, DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MoveReason } from '../../proto/gen/ferry/v1/migration_pb.ts';
@@ -8,6 +8,9 @@ import { TestCluster } from '../harness/cluster.ts';
 import { drainEnded, drainHost, idsOf, populate, told } from '../harness/drains.ts';
 import { untilClean } from '../harness/leftovers.ts';
 import { doubles, networksDownAtOnce, observe, twoDown } from '../harness/observe.ts';
+
+// Real processes, many of them: on a busy machine they take their time.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const hosts = ['host-a', 'host-b', 'host-c', 'host-d'];
 const networks = ['red', 'green', 'blue', 'grey'];

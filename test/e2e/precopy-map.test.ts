@@ -1,13 +1,16 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { VolumeState } from '../../proto/gen/ferry/v1/volume_pb.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { xfsMissing } from '../harness/disk.ts';
 import { arm, forgetfulPath, forgotten } from '../harness/forgetful.ts';
 import { WriterLoad } from '../harness/writer-load.ts';
+
+// Real processes, many of them: on a busy machine they take their time.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const missing = xfsMissing();
 

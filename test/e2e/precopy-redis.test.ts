@@ -1,10 +1,13 @@
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { redisMissing } from '../../coordinator/testing/redis-server.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { xfsMissing } from '../harness/disk.ts';
 import { doubles, observe } from '../harness/observe.ts';
 import { RedisClient, RedisLoad, redisConfig } from '../harness/redis.ts';
+
+// Real processes, many of them: on a busy machine they take their time.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const missing = xfsMissing() ?? (redisMissing === '' ? null : 'needs redis-server');
 const clients = 8;
@@ -54,5 +57,5 @@ describe.skipIf(missing !== null)(`a redis-server moves under load${missing === 
     client.close();
     expect(doubles(await observation.report())).toEqual([]);
     console.log(told.join('\n'));
-  }, 300_000);
+  });
 });

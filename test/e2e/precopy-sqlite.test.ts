@@ -1,10 +1,13 @@
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { capabilitiesHere } from '../../agent/volumes/store.testkit.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { xfsMissing } from '../harness/disk.ts';
 import { doubles, observe } from '../harness/observe.ts';
 import { RowsLoad } from '../harness/rows-load.ts';
+
+// Real processes, many of them: on a busy machine they take their time.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const missing = xfsMissing();
 const { mount, reasons } = await capabilitiesHere();

@@ -1,13 +1,16 @@
 import { execFileSync } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { type Migration, MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { fillDisk, xfsMissing } from '../harness/disk.ts';
 import { untilClean } from '../harness/leftovers.ts';
 import { doubles, observe } from '../harness/observe.ts';
 import { WriterLoad, type WriterOptions } from '../harness/writer-load.ts';
+
+// Real processes, many of them: on a busy machine they take their time.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const missing = xfsMissing();
 const hosts = ['host-a', 'host-b'];
@@ -94,7 +97,7 @@ describe.skipIf(missing !== null)(`a running Machine is copied${missing === null
   });
 
   test('while blocks are punched out of its files, and fstrim gives them back', async () => {
-    const load = await start({ pattern: 'punch', fill: 'full', spanMib: 128, bytesPerSecond: mib / 4 });
+    const load = await start({ pattern: 'punch', fill: 'full', spanMib: 96, bytesPerSecond: mib / 16 });
     await limitCopies(24 * mib);
     const { volumeId } = load.machine;
     const folder = join(cluster.dataDir('host-a'), 'mnt', volumeId);

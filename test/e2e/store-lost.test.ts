@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { redisMissing } from '../../coordinator/testing/redis-server.ts';
 import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
@@ -7,6 +7,9 @@ import { handoverAt } from '../harness/drive.ts';
 import { fussyConfig } from '../harness/ledger.ts';
 import { untilClean } from '../harness/leftovers.ts';
 import { doubles, observe, twoDown } from '../harness/observe.ts';
+
+// Real processes, many of them: on a busy machine they take their time.
+vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const hosts = ['host-a', 'host-b', 'host-c'];
 const coordinators = ['coordinator', 'coordinator-2'];
