@@ -364,6 +364,7 @@ async function noteFreed({ id, plan, parts }: Journey): Promise<void> {
     await parts.book.update(migration.id, (draft) => {
       draft.migration.holdsLock = false;
       draft.migration.nextAction = `Nothing: ${id} moved the Machine.`;
+      draft.migration.answered = `${id} moved the Machine`;
       draft.plan.permitHosts = [];
       draft.open = draft.plan.declineOwed;
     });

@@ -1,5 +1,6 @@
+import { timestampMs } from '@bufbuild/protobuf/wkt';
 import { HostStatus } from '../../proto/gen/ferry/v1/machine_pb.ts';
-import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
 import { toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
@@ -134,8 +135,9 @@ export class Housekeeping {
       const later = all.find(
         (other) =>
           other.migration.machineId === migration.machineId &&
-          other.migration.id > migration.id &&
-          other.migration.state === MigrationState.MOVED,
+          other.migration.id !== migration.id &&
+          other.migration.state === MigrationState.MOVED &&
+          endedMs(other.migration) >= endedMs(migration),
       );
       if (later === undefined) continue;
       await parts.book.update(migration.id, (draft) => {
@@ -160,4 +162,8 @@ export class Housekeeping {
       return false;
     }
   }
+}
+
+function endedMs({ endedAt }: Migration): number {
+  return endedAt === undefined ? 0 : timestampMs(endedAt);
 }

@@ -13,6 +13,8 @@ import { boundedList, boundedText } from './validate.ts';
 
 const placementsMax = 10_000;
 const capabilitiesMax = 64;
+const notesMax = 64;
+const noteMax = 2000;
 
 /** What hosts need. */
 export interface HostParts {
@@ -119,6 +121,10 @@ function checkHeartbeat(request: HeartbeatRequest): void {
   if (request.journalId === '') throw invalidArgument('journal_id', 'is empty', "the journal's random ID");
   boundedText(request.journalId, 'journal_id', 64);
   boundedText(request.agentVersion, 'agent_version', 64);
+  boundedText(request.directoryId, 'directory_id', 64);
+  boundedText(request.storeGeneration, 'store_generation', 64);
+  boundedText(request.dnsAddress, 'dns_address', 300);
+  for (const note of boundedList(request.notes, 'notes', notesMax)) boundedText(note, 'notes', noteMax);
   boundedList(request.capabilities, 'capabilities', capabilitiesMax);
   boundedList(request.placements, 'placements', placementsMax);
   boundedList(request.directory, 'directory', placementsMax);
