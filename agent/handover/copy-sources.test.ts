@@ -57,10 +57,11 @@ it('ends with its migration, once: with the sums of a volume that was given up, 
   await sources.sweep();
   expect(did).toHaveLength(3);
   at('mig_1', 'aborted');
-  at('mig_2', 'relinquished');
+  at('mig_2', 'tombstoned');
+  at('mig_3', 'relinquished');
   await sources.sweep();
   await sources.sweep();
-  await sources.end(at('mig_2', 'relinquished'));
+  await sources.end(at('mig_2', 'tombstoned'));
   expect(did.slice(3)).toEqual(['end mig_1 -', 'end mig_2 r1']);
   await expect(sources.openExport('mig_1', 's1')).rejects.toMatchObject({ reason: 'unknown_export' });
 });

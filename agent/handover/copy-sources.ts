@@ -70,11 +70,12 @@ export class CopySources {
     }
   }
 
-  /** Ends those whose migration is over. Called once a second. */
+  /** Ends those whose migration is over. Called once a second; one that waits for its ticket's answer has its Machine down. */
   async sweep(): Promise<void> {
     for (const migrationId of this.#sources.keys()) {
       const row = this.#options.handovers.row(migrationId);
-      if (row?.role === 'source' && !isActive(row as SourceRow)) await this.end(row as SourceRow);
+      if (row?.role !== 'source' || isActive(row as SourceRow) || row.state.step === 'relinquished') continue;
+      await this.end(row as SourceRow);
     }
   }
 

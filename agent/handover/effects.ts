@@ -173,13 +173,15 @@ export class HandoverEffects implements Effects {
     for (;;) {
       const now = this.#current(row);
       if (now.state.step !== 'relinquished' || signal.aborted) return;
-      // Nothing of this keeps the ticket from leaving: the Machine is down.
       void disconnect(exports.end(migrationId)).catch(() => {});
-      void sources.end(now);
-      // A Machine that has come back meanwhile, by a later migration, is not this one's to end.
-      if (this.#isGivenUp(row)) await machines.retire(row.machineId, now.state.ticket.destination);
       const ticket = signTicket(key, now.state.ticket);
-      const there = await peers.deliver(now.detail.peer, migrationId, ticket, { record: now.record });
+      // The ticket leaves at once: the Machine is down. One that has come back meanwhile, by a later migration, is not this
+      // one's to end.
+      const [there] = await Promise.all([
+        peers.deliver(now.detail.peer, migrationId, ticket, { record: now.record }),
+        this.#isGivenUp(row) ? machines.retire(row.machineId, now.state.ticket.destination) : null,
+      ]);
+      void sources.end(now);
       this.hear(now, there.directory);
       if (there.statement !== undefined) return this.believe(migrationId, there.statement);
       // Taken, and the Machine is coming up there: the settlement follows by itself; asked for again in case it is lost.

@@ -278,10 +278,14 @@ export class Machines implements MovableMachines {
     signal: AbortSignal,
   ): Promise<MoveStop> {
     const row = this.#row(machineId);
-    const times = await (await this.#supervisor(row)).stopHeld(options, signal);
-    // Seen, never assumed: what a supervisor remembers is no proof.
-    const [alive] = await Promise.all([this.survivors(machineId), this.#volume(row).detach()]);
-    if (alive !== null) throw new FerryError('process_alive', `of Machine ${machineId} still live: ${alive}`);
+    const supervisor = await this.#supervisor(row);
+    const wasAlive = isAlive(supervisor.life.status);
+    const times = await supervisor.stopHeld(options, signal);
+    // Seen, never assumed: a stop has looked; of a Machine that was down before, what its supervisor remembers is no proof.
+    if (!wasAlive) {
+      const [alive] = await Promise.all([this.survivors(machineId), this.#volume(row).detach()]);
+      if (alive !== null) throw new FerryError('process_alive', `of Machine ${machineId} still live: ${alive}`);
+    }
     return { signalSentAtMs: times?.signalSentAtMs ?? options.signalSentAtMs };
   }
 
