@@ -315,6 +315,16 @@ describe('a Machine that', () => {
     expect(machineOf(done, idOf(1))).toMatchObject({ state: DrainMachineState.GONE, host: 'h2', attempts: 0 });
   });
 
+  test('only its agent knows of is found before the drain ends, and moved', async () => {
+    await using harness = await crowded(0);
+    agent(harness, 'h1').give(idOf(7));
+    await order(harness);
+    await harness.settle();
+    const done = await ended(harness);
+    expect(done).toMatchObject({ state: DrainState.DONE, machinesMoved: 1 });
+    expect(agent(harness, 'h1').runs(idOf(7))).toBe(false);
+  });
+
   test('is destroyed meanwhile is gone; one that came meanwhile is moved too', async () => {
     await using harness = await crowded(3);
     await order(harness, { concurrency: 1 });

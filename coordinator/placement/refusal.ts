@@ -19,11 +19,6 @@ export interface Refusal {
   readonly text: string;
 }
 
-/** Refusals that go away by themselves, or when room is freed: the others are somebody's decision. */
-export function isPassing({ kind }: Refusal): boolean {
-  return kind === 'silent' || kind === 'cpus' || kind === 'memory' || kind === 'disk';
-}
-
 /** Why this host cannot take the Machine; undefined when it can. */
 export function refusalOf(site: Site, need: Need): Refusal | undefined {
   const excluded = need.not.get(site.id);
