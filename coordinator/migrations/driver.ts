@@ -200,8 +200,13 @@ export class MigrationDriver {
         if (signal.aborted) return;
         const error = toFerryError(thrown);
         if (error.reason === 'stale_term') {
-          termAbove = termSeen(error);
-          if (await this.#isOurs(drive)) continue;
+          const seen = termSeen(error);
+          if (await this.#isOurs(drive)) {
+            // An agent that does not say what it has seen is not asked in a hot loop.
+            if (seen <= termAbove) await pause(clock, lookMsMax, signal);
+            termAbove = seen > termAbove ? seen : termAbove;
+            continue;
+          }
           drive.record = undefined;
           log.info({ migration: id }, `drives no longer here: ${error.message}`);
           return;

@@ -1,7 +1,8 @@
 // Longer than usual: one migration in the hands of two coordinators, at each order.
+import { clone } from '@bufbuild/protobuf';
 import { describe, expect, test } from 'vitest';
 import { ClusterService, MigrationService } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
-import { MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { MigrationSchema, MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { FerryError } from '../../shared/error.ts';
 import { Harness, type Running } from '../testing/harness.ts';
 
@@ -200,6 +201,33 @@ test('a waiter at one coordinator gets the lock that another one released within
   expect(await harness.migration(waiter)).toMatchObject({ state: MigrationState.MOVED });
   expect(harness.world.downMax).toBe(1);
 });
+
+test.each([
+  ['h2', 'accept'],
+  ['h1', 'releasePermit'],
+] as const)(
+  'a record that lost its last writes is no reason to turn back: the agents say what is done (%s.%s)',
+  async (host, method) => {
+    const { harness, c1 } = await twoCoordinators();
+    await using _ = harness;
+    const hanging = harness.hangAt(host, method, 'after');
+    const id = await harness.migrate(machine, 'h2');
+    await hung(harness, hanging);
+    harness.suspend(c1);
+    const record = (await harness.store.migration(id))!;
+    const plan = { ...record.plan, finished: ['plan', 'prepare'] };
+    const migration = clone(MigrationSchema, record.migration);
+    migration.holdsLock = false;
+    migration.fence = 0n;
+    await harness.store.updateMigration({ ...record, migration, plan });
+    await harness.store.releaseLock('alpha', id);
+    const ended = await harness.ended(id);
+    expect(ended).toMatchObject({ state: MigrationState.MOVED, settled: true, failure: '' });
+    expect(harness.world.log.filter((line) => line === 'h1.offer')).toHaveLength(1);
+    expect(harness.world.downMax).toBe(1);
+    await expectFree(harness);
+  },
+);
 
 test('an agent that has seen a higher term than a store that lost its last writes: the driver mints above it', async () => {
   const harness = new Harness();

@@ -118,6 +118,36 @@ describe.each(orders)('the store is lost while the coordinator waits for %s.%s',
   });
 });
 
+test('the lock is known again with its holder and the fence of the permits', async () => {
+  await using harness = network();
+  await harness.start();
+  const { store, flush } = flushable(harness);
+  await harness.leave(harness.coordinators[0]!);
+  await harness.join('c2', { store, clock: harness.clock });
+  harness.use(store);
+  const hanging = harness.hangAt('h2', 'copy', 'before');
+  const id = await harness.migrate(machine, 'h2');
+  await hung(harness, hanging);
+  const before = await harness.store.lock('alpha');
+  const copies: string[] = [];
+  let goOn = () => {};
+  agent(harness, 'h2').scripts.set('copy', async (when) => {
+    if (when === 'before') {
+      copies.push('held');
+      await new Promise<void>((resolve) => {
+        goOn = resolve;
+      });
+    }
+  });
+  flush();
+  await harness.until(async () => (copies.length > 0 ? true : undefined));
+  expect(await harness.store.lock('alpha')).toMatchObject({ migrationId: id, fence: before?.fence, source: 'h1' });
+  agent(harness, 'h2').scripts.clear();
+  goOn();
+  expect(await harness.ended(id)).toMatchObject({ state: MigrationState.MOVED });
+  await expectFree(harness);
+});
+
 test('a move back goes on as a move back', async () => {
   await using harness = network();
   await harness.start();
@@ -125,6 +155,7 @@ test('a move back goes on as a move back', async () => {
   const hanging = harness.hangAt('h1', 'copy', 'before');
   const id = await harness.migrate(machine, 'h2');
   await hung(harness, hanging);
+  const { returnedBy } = await harness.migration(id);
   await harness.crash();
   harness.forget();
   await harness.start();
@@ -132,7 +163,8 @@ test('a move back goes on as a move back', async () => {
     const migration = await harness.migration(id).catch(() => undefined);
     return migration?.state === MigrationState.MOVED_BACK ? migration : undefined;
   });
-  expect(await harness.migration(parent.returnedBy)).toMatchObject({ state: MigrationState.MOVED, returns: id });
+  expect(parent.returnedBy).toBe(returnedBy);
+  expect(await harness.migration(returnedBy)).toMatchObject({ state: MigrationState.MOVED, returns: id });
   expect(await runsOnce(harness, machine)).toBe('h1');
   await expectFree(harness);
 });
