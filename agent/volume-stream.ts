@@ -119,7 +119,7 @@ export class VolumeStream implements VolumeTransfer {
     return (await heldSnapshot(statePath)) ?? '';
   }
 
-  async pull(wish: PullWish): Promise<{ root: string; bytesTransferred: number }> {
+  async pull(wish: PullWish): Promise<{ root: string; bytesTransferred: number; bytesResumed: number }> {
     const { host, opened, held, imagePath, statePath, sizeBytes, isLive, signal, onProgress } = wish;
     const { snapshot, baseContext } = opened;
     const limiter = this.#copyLimits.receive;
@@ -169,7 +169,8 @@ export class VolumeStream implements VolumeTransfer {
         remainingMs: 0n,
         phase: 'done',
       });
-      return { root: result.root, bytesTransferred: result.bytesTransferred };
+      const { root, bytesTransferred, bytesResumed } = result;
+      return { root, bytesTransferred, bytesResumed };
     } catch (error) {
       throw explainTransfer(error);
     }

@@ -98,7 +98,7 @@ function setUp(given: { detail?: Partial<HandoverDetail>; seeds?: boolean } = {}
           clock.advance(scene.roundMs);
           pull.onProgress(create(CopyProgressSchema, { phase: 'done', bytesTransferred: BigInt(bytes) }));
           held = pull.opened.snapshot;
-          return { root: 'root', bytesTransferred: bytes };
+          return { root: 'root', bytesTransferred: bytes, bytesResumed: 1 };
         },
       },
       seeder: {
@@ -227,7 +227,7 @@ describe('the stopped volume', () => {
     expect(scene.note).toMatchObject({ ended: 'fits', finalBytes: 3 * mib });
     expect(scene.detail.copiedAtMs).toBe(scene.clock.nowMs());
     // What crossed the wire in all.
-    expect(scene.copies.progress(id)?.bytesTransferred).toBe(BigInt(513 * mib));
+    expect(scene.copies.progress(id)).toMatchObject({ bytesTransferred: BigInt(513 * mib), bytesResumed: 2n });
   });
 
   it('does not wait for a round that runs', async () => {

@@ -212,11 +212,12 @@ export class VolumeCopies {
     const { mode, modeReason: reason } = opened;
     const refused = opened.refused as PrecopyEnd;
     if (opened.token === '') return { mode, reason, refused: refused || 'not_supported', round: null };
-    const { bytesTransferred } = await this.#pull(row, number, opened, signal);
+    const { bytesTransferred, bytesResumed } = await this.#pull(row, number, opened, signal);
     const round: Round = {
       number,
       changedBytes: Number(opened.changedBytes),
       bytesTransferred,
+      bytesResumed,
       durationMs: Math.max(1, Math.round(clock.nowMs() - askedAtMs)),
       snapshotMs: Number(opened.snapshotMs),
       askedAtMs,
@@ -288,7 +289,9 @@ export class VolumeCopies {
     const image = (await volumes.inspect(state.subject.volumeId))!;
     const statePath = volumes.statePath(state.subject.volumeId, 'receiving.state');
     const held = await transfer.held(statePath);
-    const before = this.#noted(migrationId).rounds.reduce((bytes, each) => bytes + each.bytesTransferred, 0);
+    const { rounds } = this.#noted(migrationId);
+    const transferred = rounds.reduce((bytes, each) => bytes + each.bytesTransferred, 0);
+    const resumed = rounds.reduce((bytes, each) => bytes + each.bytesResumed, 0);
     let isCopying = false;
     return transfer.pull({
       host: addressOf(detail.peer.address),
@@ -303,7 +306,8 @@ export class VolumeCopies {
       onProgress: (progress) => {
         if (isCopying && progress.phase !== 'copying') onCopied();
         isCopying = progress.phase === 'copying';
-        progress.bytesTransferred += BigInt(before);
+        progress.bytesTransferred += BigInt(transferred);
+        progress.bytesResumed += BigInt(resumed);
         this.#progress.set(migrationId, progress);
       },
     });

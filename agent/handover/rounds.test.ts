@@ -21,6 +21,7 @@ function rounds(...changedMib: number[]): Round[] {
       number: index + 1,
       changedBytes: changed * mib,
       bytesTransferred: changed * mib,
+      bytesResumed: 0,
       durationMs,
       snapshotMs: 1,
       askedAtMs,

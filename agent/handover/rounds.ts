@@ -10,6 +10,8 @@ export interface Round {
   /** Bytes that had changed since the round before; of the first: bytes of data. */
   readonly changedBytes: number;
   readonly bytesTransferred: number;
+  /** Bytes that an earlier, broken try of this round had brought. */
+  readonly bytesResumed: number;
   readonly durationMs: number;
   /** Time that the snapshot took. */
   readonly snapshotMs: number;

@@ -30,7 +30,11 @@ export interface VolumeTransfer {
    * holds; re-reads from the disk what came; answers the root. Throws FerryErrors no_space, io_error, copy_corrupt (never
    * retried), or copy_broken.
    */
-  pull(wish: PullWish): Promise<{ readonly root: string; readonly bytesTransferred: number }>;
+  pull(wish: PullWish): Promise<{
+    readonly root: string;
+    readonly bytesTransferred: number;
+    readonly bytesResumed: number;
+  }>;
   /** Our own TLS certificate's SHA-256, or "" without TLS. */
   readonly fingerprint: string;
 }

@@ -1,5 +1,5 @@
 import { afterEach, expect, test } from 'vitest';
-import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { MigrationState, MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { LedgerLoad } from '../harness/ledger.ts';
 
@@ -14,7 +14,8 @@ afterEach(async () => cluster?.[Symbol.asyncDispose]());
 async function copyHalfDone(): Promise<{ load: LedgerLoad; migrationId: string; doneMib: number }> {
   cluster = await TestCluster.start();
   const load = await LedgerLoad.start(cluster, 'host-a', { fillMib });
-  const migrationId = await cluster.migrate(load.machine.id, 'host-b');
+  // The copy of a stopped volume; that of a running Machine: precopy.test.ts.
+  const migrationId = await cluster.migrate(load.machine.id, 'host-b', MigrationStrategy.COLD);
   let doneMib = 0;
   await cluster.until('a third of the data is copied', async () => {
     const { handover } = await cluster.handover('host-b').getHandover({ migrationId });

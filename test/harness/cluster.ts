@@ -18,7 +18,7 @@ import {
 } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
 import { HandoverService } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { HostStatus, type Machine, MachineConfigSchema, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
-import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { type Migration, MigrationState, MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { toFerryError } from '../../shared/error.ts';
 import { ClientPool } from '../../shared/rpc/client.ts';
 import { mountXfs } from './disk.ts';
@@ -316,11 +316,12 @@ export class TestCluster implements AsyncDisposable {
   }
 
   /** Begins a migration; answers its ID. On a busy machine a host can be late with its heartbeats: it is waited for. */
-  async migrate(machineId: string, destination: string): Promise<string> {
+  async migrate(machineId: string, destination: string, strategy = MigrationStrategy.UNSPECIFIED): Promise<string> {
     let id = '';
     await this.until(`Machine ${machineId} can be moved`, async () => {
       try {
-        id = (await this.migrations.migrateMachine({ machineId, destination }, { timeoutMs: 10_000 })).migration!.id;
+        const wish = { machineId, destination, strategy };
+        id = (await this.migrations.migrateMachine(wish, { timeoutMs: 10_000 })).migration!.id;
       } catch (error) {
         if (toFerryError(error).reason !== 'host_unreachable') throw new Refused(error);
       }
