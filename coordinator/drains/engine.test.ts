@@ -493,6 +493,23 @@ describe('a coordinator that', () => {
     expect(harness.world.downMax).toBe(1);
   });
 
+  test('has lost its drain without knowing it begins nothing more', async () => {
+    await using harness = await crowded(6);
+    const id = await order(harness, { concurrency: 1 });
+    await harness.until(async () => ((await look(harness)).machinesMoved >= 1 ? true : undefined));
+    await harness.store.endSession((await harness.store.drain(id))!.driver);
+    expect((await harness.store.takeDrain(id, 'c9/elsewhere')).kind).toBe('taken');
+    const { version } = (await harness.store.drain(id))!;
+    // Until it has begun another session, which takes the drain again.
+    await harness.until(async () => {
+      const now = (await harness.store.drain(id))!;
+      if (now.driver !== 'c9/elsewhere') return true;
+      expect(now.version).toBe(version);
+      return undefined;
+    });
+    expect(await ended(harness, id)).toMatchObject({ state: DrainState.DONE, machinesMoved: 6 });
+  });
+
   test('does not drive may be asked, watched, and told to pause', async () => {
     await using harness = await crowded(6);
     const id = await order(harness, { concurrency: 1 });
