@@ -104,7 +104,11 @@ export class Roster implements AddressBook {
   async #suspect(request: HeartbeatRequest, nowMs: number): Promise<HeartbeatResponse | undefined> {
     const { hostId, journalId, journalCounter } = request;
     const known = await this.#store.host(hostId);
-    const isOlder = known?.journalId === journalId && journalCounter < known.journalCounter;
+    // An agent that has not reported lately has no younger report that this one could have been late for.
+    const isOlder =
+      known?.journalId === journalId &&
+      journalCounter < known.journalCounter &&
+      nowMs - known.lastHeartbeatMs <= this.#silenceMs;
     const sinceMs = this.#suspectSinceMs.get(hostId);
     if (known === undefined || known.journalWentBack || !isOlder) {
       this.#suspectSinceMs.delete(hostId);
