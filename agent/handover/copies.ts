@@ -134,7 +134,7 @@ export class VolumeCopies {
       ? nowMs - (this.#lastRoundMs.get(migrationId) ?? 0) >= lastRoundMs
       : isWorthARound(note, wish.budgetMs, left, nowMs);
     const mayGoOn = note.ended === '' || ((note.ended === 'fits' || note.ended === 'not_shrinking') && again);
-    if (!mayGoOn || note.mode === 'live') return;
+    if (!mayGoOn) return;
     this.#begin(migrationId, 'live', (signal) => this.#rounds(row, wish, signal));
   }
 

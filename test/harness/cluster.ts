@@ -316,7 +316,11 @@ export class TestCluster implements AsyncDisposable {
   }
 
   /** Begins a migration; answers its ID. On a busy machine a host can be late with its heartbeats: it is waited for. */
-  async migrate(machineId: string, destination: string, strategy = MigrationStrategy.UNSPECIFIED): Promise<string> {
+  async migrate(
+    machineId: string,
+    destination: string,
+    strategy: MigrationStrategy = MigrationStrategy.UNSPECIFIED,
+  ): Promise<string> {
     let id = '';
     await this.until(`Machine ${machineId} can be moved`, async () => {
       try {
