@@ -13,6 +13,10 @@ import { doubles, observe, twoDown } from '../harness/observe.ts';
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
 const hosts = ['host-a', 'host-b', 'host-c'];
+const long = process.env.FERRY_TEST_LONG === '1';
+const phases = long
+  ? ['order', ...Object.keys(MigrationStep).filter((name) => /^[A-Z]+$/.test(name) && name !== 'UNSPECIFIED')]
+  : ['order', 'PREPARE', 'PRECOPY', 'LOCK', 'STOP', 'FORK', 'START'];
 const refusalOf = (asked: Promise<unknown>) =>
   asked.then(
     () => Promise.reject(new Error('was not refused')),
@@ -100,7 +104,7 @@ describe('a drain that cannot be', () => {
 describe('a drain', () => {
   test('ordered twice at once is begun once; a second one is refused with the first', async () => {
     cluster = await TestCluster.start({ hosts });
-    const machines = await populate(cluster, 'host-a', ['red', 'green'], 2, 1000);
+    const machines = await populate(cluster, 'host-a', ['red'], 2, 500);
     const observation = observe();
     const both = await Promise.allSettled([drainHost(cluster, 'host-a'), drainHost(cluster, 'host-a')]);
     const begun = both.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []));
@@ -112,7 +116,7 @@ describe('a drain', () => {
     expect(third).toMatchObject({ reason: 'drain_exists' });
     expect(`${third.message} ${third.nextAction}`).toContain(id);
     const drain = await drainEnded(cluster, id);
-    expect(drain, told(drain)).toMatchObject({ state: DrainState.DONE, machinesMoved: 4 });
+    expect(drain, told(drain)).toMatchObject({ state: DrainState.DONE, machinesMoved: 2 });
     expect(await refusalOf(cluster.drains.cancelDrain({ drainId: id }))).toMatchObject({ reason: 'drain_ended' });
     expect(await refusalOf(cluster.drains.pauseDrain({ drainId: id }))).toMatchObject({ reason: 'drain_ended' });
     expect(twoDown(await observation.report(), idsOf(machines))).toEqual([]);
@@ -121,7 +125,7 @@ describe('a drain', () => {
 
   test('is paused: what is under way ends, nothing begins; then it goes on', async () => {
     cluster = await TestCluster.start({ hosts });
-    await populate(cluster, 'host-a', ['red', 'green', 'blue'], 2, 1000);
+    await populate(cluster, 'host-a', ['red', 'green', 'blue', 'grey'], 1, 1000);
     const { id } = await drainHost(cluster, 'host-a', { options: { concurrency: 2 } });
     await cluster.until('a Machine moves', async () =>
       (await drainOf(id)).machines.some(({ state }) => state === DrainMachineState.MOVING),
@@ -135,7 +139,7 @@ describe('a drain', () => {
     });
     const paused = await drainOf(id);
     expect(paused.machinesMoved).toBeGreaterThan(0);
-    expect(paused.machinesMoved).toBeLessThan(6);
+    expect(paused.machinesMoved).toBeLessThan(4);
     const { migrations } = await cluster.migrations.listMigrations({});
     expect(await cordoned('host-a')).toBe(true);
     // A coordinator that comes back does not take the pause off.
@@ -145,23 +149,23 @@ describe('a drain', () => {
     expect(await drainOf(id)).toMatchObject({ state: DrainState.PAUSED, machinesMoved: paused.machinesMoved });
     expect((await cluster.migrations.listMigrations({})).migrations).toHaveLength(migrations.length);
     await cluster.drains.resumeDrain({ drainId: id });
-    expect(await drainEnded(cluster, id)).toMatchObject({ state: DrainState.DONE, machinesMoved: 6 });
+    expect(await drainEnded(cluster, id)).toMatchObject({ state: DrainState.DONE, machinesMoved: 4 });
     await untilClean(cluster, hosts);
   });
 
   test('goes on where it was when its coordinator is killed', async () => {
     cluster = await TestCluster.start({ hosts });
-    const machines = await populate(cluster, 'host-a', ['red', 'green'], 3, 500);
+    const machines = await populate(cluster, 'host-a', ['red', 'green'], 2, 500);
     const observation = observe();
     const { id } = await drainHost(cluster, 'host-a', { options: { concurrency: 3 } });
-    for (const moved of [1, 3]) {
+    for (const moved of [1, 2]) {
       await cluster.until(`${moved} have moved`, async () => (await drainOf(id)).machinesMoved >= moved);
       await cluster.kill('coordinator');
       cluster.spawn('coordinator');
       await cluster.untilHostsAnswer();
     }
     const drain = await drainEnded(cluster, id);
-    expect(drain, told(drain)).toMatchObject({ state: DrainState.DONE, machinesMoved: 6, machinesParked: 0 });
+    expect(drain, told(drain)).toMatchObject({ state: DrainState.DONE, machinesMoved: 4, machinesParked: 0 });
     for (const each of drain.machines) {
       expect(await owners(cluster, each.machineId, hosts)).toEqual([each.destination]);
     }
@@ -173,39 +177,36 @@ describe('a drain', () => {
 
   test('is cancelled in each phase: it says how it ended, every Machine runs at one host, nothing is left', async () => {
     cluster = await TestCluster.start({ hosts });
-    const machines = (await populate(cluster, 'host-a', ['red'], 2, 500)).red!;
+    const [machine] = (await populate(cluster, 'host-a', ['red'], 1, 500)).red!;
+    const machineId = machine!.id;
     const observation = observe();
-    const phases = ['order', ...Object.keys(MigrationStep).filter((name) => /^[A-Z]+$/.test(name) && name !== 'PLAN')];
-    for (const phase of phases.filter((name) => name !== 'UNSPECIFIED')) {
-      const wanted = MigrationStep[phase as keyof typeof MigrationStep] as MigrationStep | undefined;
-      const { id } = await drainHost(cluster, 'host-a');
-      await cluster.until(`a Machine is in ${phase}`, async () => {
-        const drain = await drainOf(id);
-        const isOver = drain.machines.every(({ state }) => state === DrainMachineState.MOVED);
-        return wanted === undefined || isOver || drain.machines.some(({ step }) => step === wanted);
+    const cancelled: string[] = [];
+    for (const phase of phases) {
+      const { hostId: from } = await cluster.machine(machineId);
+      const { id } = await drainHost(cluster, from);
+      await cluster.until(`the Machine is in ${phase}`, async () => {
+        const [each] = (await drainOf(id)).machines;
+        const step = MigrationStep[phase as keyof typeof MigrationStep];
+        return phase === 'order' || each!.state === DrainMachineState.MOVED || each!.step === step;
       });
-      const answer = await cluster.drains.cancelDrain({ drainId: id, uncordon: true }).then(
-        ({ drain }) => drain!,
-        (error) => toFerryError(error),
-      );
-      if ('reason' in answer && typeof answer.reason === 'string') expect(answer.reason).toBe('drain_ended');
+      const refusal = await cluster.drains.cancelDrain({ drainId: id, uncordon: true }).then(() => null, toFerryError);
+      // It may have ended before the order arrived.
+      if (refusal !== null) expect(refusal).toMatchObject({ reason: 'drain_ended' });
       const drain = await drainEnded(cluster, id);
       expect([DrainState.CANCELLED, DrainState.DONE], `${phase}: ${told(drain)}`).toContain(drain.state);
-      if (drain.state === DrainState.CANCELLED) expect(drain.message).not.toBe('');
+      expect(drain.message).not.toBe('');
       await untilClean(cluster, hosts);
-      for (const { id: machineId } of machines) {
-        const { hostId, state } = await cluster.machine(machineId);
-        expect(state, phase).toBe(MachineState.STARTED);
-        expect(await owners(cluster, machineId, hosts)).toEqual([hostId]);
-        // Back for the next phase.
-        if (hostId === 'host-a') continue;
-        await cluster.hosts.uncordonHost({ hostId: 'host-a' });
-        await cluster.ended(await cluster.migrate(machineId, 'host-a'));
-      }
-      if (drain.state === DrainState.CANCELLED) expect(await cordoned('host-a'), phase).toBe(false);
+      const { hostId, state } = await cluster.machine(machineId);
+      expect(state, phase).toBe(MachineState.STARTED);
+      expect(await owners(cluster, machineId, hosts)).toEqual([hostId]);
+      if (drain.state === DrainState.CANCELLED) {
+        expect(await cordoned(from), phase).toBe(false);
+        cancelled.push(hostId === from ? phase : `${phase} (moved)`);
+      } else await cluster.hosts.uncordonHost({ hostId: from });
     }
-    const report = await observation.report();
-    expect(twoDown(report, { red: machines.map(({ id }) => id) })).toEqual([]);
-    expect(doubles(report)).toEqual([]);
+    console.log(`cancelled in ${cancelled.join(', ')}`);
+    // These last long enough to be met on any machine.
+    expect(cancelled).toEqual(expect.arrayContaining(['order', 'STOP']));
+    expect(doubles(await observation.report())).toEqual([]);
   });
 });

@@ -74,7 +74,7 @@ describe('a host with 12 Machines on 4 networks is drained, 3 at a time', () => 
 
   test('one Machine that runs nowhere any more is parked, its network is reported, the rest moves', async () => {
     cluster = await TestCluster.start({ hosts, coordinatorFlags: { 'start-deadline': '10s' } });
-    const machines = await populate(cluster, 'host-a', networks, 3);
+    const machines = await populate(cluster, 'host-a', networks, 2);
     const ids = idsOf(machines);
     const observation = observe();
     // No ledger of this network starts again, on any host; those of the other networks look in another folder.
