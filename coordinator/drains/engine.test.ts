@@ -315,6 +315,15 @@ describe('a Machine that', () => {
     expect(machineOf(done, idOf(1))).toMatchObject({ state: DrainMachineState.GONE, host: 'h2', attempts: 0 });
   });
 
+  test('is refused before its move begins is not tried for ever', async () => {
+    await using harness = await crowded(1, { startDeadlineMs: 4000 });
+    await order(harness);
+    const blocked = await ended(harness);
+    expect(blocked.state).toBe(DrainState.BLOCKED);
+    expect(blocked.machines[0]).toMatchObject({ state: DrainMachineState.PARKED, attempts: 3, migrationId: '' });
+    expect(blocked.machines[0]?.reason).toContain('healthy after 5 s');
+  });
+
   test('only its agent knows of is found before the drain ends, and moved', async () => {
     await using harness = await crowded(0);
     agent(harness, 'h1').give(idOf(7));

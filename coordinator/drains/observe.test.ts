@@ -174,6 +174,29 @@ describe('what is called off', () => {
     });
   });
 
+  test('a move that waits for a silent host, if another network wants its slot: it is tried again later', () => {
+    const inLine = migrationLike({ step: MigrationStep.LOCK });
+    const facts = factsLike(['m1', 'm2'], { migrations: [inLine] });
+    const silent = { ...lockWaitSince(nowMs - patienceMs, 'h9'), kind: 'host' };
+    const next = { machineId: 'm2', network: 'y', wait: { kind: 'slot' } };
+    expect(observe(draftLike([{ ...moving, wait: silent }]), facts)).toEqual([]);
+    expect(
+      observe(
+        draftLike([
+          { ...moving, wait: silent },
+          { ...next, network: 'x' },
+        ]),
+        facts,
+      ),
+    ).toEqual([]);
+    const draft = draftLike([{ ...moving, wait: silent }, next]);
+    expect(observe(draft, facts)).toEqual(['mig_1']);
+    const cancelled = migrationLike({ state: MigrationState.MOVED_BACK, failure: 'cancelled' });
+    observe(draft, factsLike(['m1', 'm2'], { migrations: [cancelled] }));
+    expect(draft.drain.machines[0]).toMatchObject({ state: WAITING, attempts: 0 });
+    expect(draft.plan.retryAtMs.m1).toBe(nowMs + patienceMs);
+  });
+
   test('not one that has its lock already', () => {
     const stopped = migrationLike({ step: MigrationStep.LOCK, holdsLock: true });
     const draft = draftLike([{ ...moving, wait: lockWaitSince(0, 'mig_9') }]);

@@ -1,5 +1,5 @@
 // Longer than usual: everything that can have happened to a Machine of a drain, so that no way out is overlooked.
-import { type DrainMachine, DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { type Drain, type DrainMachine, DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { type Migration, MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { stepMs } from '../placement/estimate.ts';
 import type { DrainPlan } from '../store/store.ts';
@@ -45,7 +45,7 @@ function followMove(machine: DrainMachine, draft: DrainDraft, facts: RoundFacts)
     case MigrationState.MOVED_BACK:
       machine.host = draft.drain.hostId;
       if (migration.failure === 'cancelled') cancelledMove(machine, migration, draft, facts);
-      else failedMove(machine, migration, draft, facts.nowMs);
+      else countFailure(machine, draft, migration, facts.nowMs);
       break;
     case MigrationState.PARKED:
       parkedMove(machine, migration);
@@ -93,16 +93,27 @@ function cancelledMove(machine: DrainMachine, { id }: Migration, { drain, plan }
   }
 }
 
-function failedMove(machine: DrainMachine, migration: Migration, { drain, plan }: DrainDraft, nowMs: number): void {
+/** A try that failed, and where. */
+interface Failure {
+  /** Its migration; empty when it was refused before there was one. */
+  readonly id: string;
+  readonly destination: string;
+  readonly reason: string;
+  readonly nextAction: string;
+}
+
+/** Tries again after a pause, elsewhere first; parks after the last try. */
+export function countFailure(machine: DrainMachine, draft: DrainDraft, failure: Failure, nowMs: number): void {
+  const { drain, plan } = draft;
   const { machineId, attempts } = machine;
-  const { id, reason, nextAction, destination } = migration;
+  const { id, reason, nextAction, destination } = failure;
   const attemptsMax = drain.options?.attemptsMax || attemptsDefault;
   if (attempts >= attemptsMax && drain.state !== DrainState.CANCELLING) {
     const next = `${nextAction} Then "ferry drain resume ${drain.hostId}".`.trim();
-    park(machine, `${attempts} tries have failed; the last one, ${id}: ${reason}`, next);
+    park(machine, `${attempts} tries have failed; the last one${id === '' ? '' : `, ${id}`}: ${reason}`, next);
     return;
   }
-  const failed = { ...plan.failedAt[machineId], [destination]: `${id} failed there: ${reason}` };
+  const failed = { ...plan.failedAt[machineId], [destination]: `a move there failed: ${reason}` };
   plan.failedAt = { ...plan.failedAt, [machineId]: failed };
   plan.retryAtMs[machineId] = nowMs + pauseAfterMs(attempts);
   tryAgain(machine, attempts);
@@ -177,7 +188,7 @@ function parkBlocked(machine: DrainMachine, { drain }: DrainDraft, facts: RoundF
   parkFor(machine, machine.network, holder);
 }
 
-/** Moves that are to be taken back: all of a drain that is cancelled, and those in line for a network that stays locked. */
+/** Moves that are to be taken back: all of a drain that is cancelled, and those that wait for their network in vain. */
 function* callOff({ drain, plan }: DrainDraft, facts: RoundFacts): Generator<string> {
   for (const machine of drain.machines) {
     const migration = facts.migrations.get(machine.migrationId);
@@ -186,10 +197,27 @@ function* callOff({ drain, plan }: DrainDraft, facts: RoundFacts): Generator<str
       yield migration.id;
       continue;
     }
-    const holder = inLine(migration) ? blockerOf(machine, facts) : undefined;
-    if (holder === undefined) continue;
-    if (waitedMs(machine.wait, { kind: 'lock', subject: holder }, facts.nowMs) < patienceMs) continue;
+    if (!inLine(migration)) continue;
+    const isBlocked = waitsInVain(machine, blockerOf(machine, facts), 'lock', facts);
+    const isHeldUp = waitsInVain(machine, machine.wait?.subject, 'host', facts) && isSlotWanted(machine, drain);
+    if (!isBlocked && !isHeldUp) continue;
+    // What waits for a silent host makes room for the rest, and takes its turn again later.
+    if (isHeldUp) plan.retryAtMs[machine.machineId] = facts.nowMs + patienceMs;
     if (!plan.calledOff.includes(migration.id)) plan.calledOff.push(migration.id);
     yield migration.id;
   }
+}
+
+function waitsInVain(
+  { wait }: DrainMachine,
+  subject: string | undefined,
+  kind: string,
+  { nowMs }: RoundFacts,
+): boolean {
+  return subject !== undefined && waitedMs(wait, { kind, subject }, nowMs) >= patienceMs;
+}
+
+/** Whether Machines of other networks wait for the slot that this one has. */
+function isSlotWanted({ network }: DrainMachine, { machines }: Drain): boolean {
+  return machines.some((each) => each.state === WAITING && each.wait?.kind === 'slot' && each.network !== network);
 }

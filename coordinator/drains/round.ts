@@ -16,7 +16,7 @@ import { setCordon } from './cordon.ts';
 import { type FactSources, type RoundFacts, readPlaces, readRound } from './facts.ts';
 import { end, endOf } from './finish.ts';
 import { keepAtAgent } from './keep.ts';
-import { observe, tryAgain } from './observe.ts';
+import { countFailure, observe, tryAgain } from './observe.ts';
 import { type Begin, loadOf, newcomers, place, takeUp, wantsPlaces } from './place.ts';
 import { account } from './progress.ts';
 import { type ClusterLimits, limitsOf, pauseAfterMs } from './rules.ts';
@@ -201,21 +201,23 @@ async function beginOne(parts: RoundParts, drain: Drain, move: Begin, session: S
   }
 }
 
-/** A move that was refused before its claim: nothing was done, and the reason says whether this place is tried again. */
+/** A move that was refused before its claim: nothing was done. A refusal for good counts as a try, as it may stay one. */
 async function notBegun({ book, clock, log }: RoundParts, id: string, move: Begin, error: FerryError): Promise<void> {
   const { machineId, migrationId, destination } = move;
   log.info({ drain: id, machine: machineId, reason: error.reason }, `a move did not begin: ${error.message}`);
-  await book.update(id, ({ drain, plan }) => {
-    const machine = drain.machines.find((each) => each.machineId === machineId && each.migrationId === migrationId);
-    if (machine === undefined) return;
-    machine.reason = error.message;
+  const isPassing = error.disposition === 'retry' && error.facts.host !== destination;
+  await book.update(id, (draft) => {
+    const machine = draft.drain.machines.find((each) => each.machineId === machineId);
+    if (machine?.migrationId !== migrationId) return;
+    const { message: reason, nextAction } = error;
     machine.migrationId = '';
+    if (error.reason !== 'machine_busy' && !isPassing) {
+      countFailure(machine, draft, { id: '', destination, reason, nextAction }, clock.nowMs());
+      return;
+    }
+    machine.reason = reason;
     tryAgain(machine, 0);
-    if (error.reason === 'machine_busy') return;
-    plan.retryAtMs[machineId] = clock.nowMs() + pauseAfterMs(1);
-    if (error.disposition === 'retry' && error.reason !== 'host_unreachable') return;
-    const failed = { ...plan.failedAt[machineId], [destination]: error.message };
-    plan.failedAt = { ...plan.failedAt, [machineId]: failed };
+    if (isPassing) draft.plan.retryAtMs[machineId] = clock.nowMs() + pauseAfterMs(1);
   });
 }
 
