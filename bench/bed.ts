@@ -126,6 +126,7 @@ export class Probe implements AsyncDisposable {
   #lastMs = 0;
   #longestMs = 0;
   #over = false;
+  #moved = new AbortController();
   #running: Promise<void>;
 
   private constructor(socket: Socket) {
@@ -134,6 +135,8 @@ export class Probe implements AsyncDisposable {
     socket.on('message', (message) => {
       const [host = '', at = ''] = message.toString().split(' ');
       this.#target = { host, port: Number(at) };
+      // Nobody answers or refuses at an address that is gone: that wait would count as the Machine's.
+      this.#moved.abort();
     });
     this.#running = this.#run();
   }
@@ -157,7 +160,8 @@ export class Probe implements AsyncDisposable {
 
   async #run(): Promise<void> {
     while (!this.#over) {
-      if (this.#target !== null && (await answers(this.#target))) {
+      this.#moved = new AbortController();
+      if (this.#target !== null && (await answers(this.#target, this.#moved.signal))) {
         const nowMs = performance.now();
         if (this.#lastMs > 0) this.#longestMs = Math.max(this.#longestMs, nowMs - this.#lastMs);
         this.#lastMs = nowMs;
@@ -177,9 +181,9 @@ function pause(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, probePauseMs));
 }
 
-function answers({ host, port: at }: { host: string; port: number }): Promise<boolean> {
+function answers({ host, port: at }: { host: string; port: number }, signal: AbortSignal): Promise<boolean> {
   return new Promise((resolve) => {
-    const asked = request({ host, port: at, timeout: 250, agent: false }, (response) => {
+    const asked = request({ host, port: at, timeout: 250, agent: false, signal }, (response) => {
       response.resume();
       response.once('end', () => resolve(response.statusCode === 200));
       response.once('error', () => resolve(false));
