@@ -225,6 +225,29 @@ describe.skipIf(missing !== null)(
       await site.finish();
     });
 
+    it.each(['again', 'after a restart', 'after a restart that lost the sums'])(
+      'a hole that a reader hears of who has something else there travels in the end: asked %s',
+      async (how) => {
+        site = await Site.make(xfs.dir, { capabilities: { reflink: false } });
+        site.write(0, 2 * MIB);
+        const ask = async () => (await settled(() => site.source.live(1, nothing))).snapshot;
+        const snapshot = await ask();
+        const reader = await site.source.openExport(snapshot);
+        await reader.readInto(Buffer.alloc(CHUNK_BYTES), 5 * CHUNK_BYTES, CHUNK_BYTES);
+        if (how !== 'after a restart that lost the sums') await reader.close();
+        site.punch(5 * CHUNK_BYTES, CHUNK_BYTES);
+        if (how !== 'again') await site.open();
+        const have = { snapshot, root: '' };
+        await settled(() => site.source.live(1, have));
+        // It asks from the first chunk that it lacks, across those that it has.
+        await (await site.source.openExport(snapshot)).blockStatus('base:allocation', 0, site.sizeBytes);
+        const last = await settled(() => site.source.stopped(have));
+        const stopped = await site.source.openExport(last.snapshot);
+        const [changed] = await stopped.blockStatus(last.baseContext, 5 * CHUNK_BYTES, CHUNK_BYTES);
+        expect(changed).toMatchObject({ flags: 1 });
+      },
+    );
+
     it('of a stopped volume only, is a plain copy', async () => {
       site = await Site.make(xfs.dir);
       site.write(0, 10 * MIB);

@@ -148,6 +148,8 @@ export class CopySource {
   #stoppedMap: Promise<AllocationMap> | null = null;
   readonly #stoppedChanges = new Map<string, Bitmap>();
   #readers = 0;
+  /** Nobody has read the file in use yet: nobody has anything of it. */
+  #isUnread = false;
   #dirtyBytes = 0;
   #dropped: Refusal | null = null;
   #turn: Promise<unknown> = Promise.resolve();
@@ -237,8 +239,10 @@ export class CopySource {
       const file = await FileExport.open(path, changed ? { map, changed } : { map });
       this.#readers += 1;
       const reader = this.#readers;
+      const isFirst = this.#isUnread;
+      if (isLive) this.#isUnread = false;
       const how: Remembering = isLive
-        ? { kind: 'live', isCurrent: () => reader === this.#readers }
+        ? { kind: 'live', isCurrent: () => reader === this.#readers, isFirst }
         : { kind: 'fixed', snapshot };
       const sums = isStopped ? this.#current : this.#served;
       const served = new SourceExport(file, { sums, how, onClose: () => this.#exports.delete(entry) });
@@ -352,7 +356,10 @@ export class CopySource {
     const live = { mode: 'live', modeReason: reason, refused, snapshotMs: 0 } as const;
     if (round > 1) return { ...live, ...nothing };
     const path = await this.#imagePath();
-    if (this.#served.snapshot !== name) await this.#served.moveTo(name, null);
+    if (this.#served.snapshot !== name) {
+      await this.#served.moveTo(name, null);
+      this.#isUnread = have.snapshot !== name;
+    }
     const map = await this.#disk.map(path, this.#image.sizeBytes);
     const given = this.#since.get(name);
     if (given?.have === have.snapshot) return { ...live, ...this.#round(name, map, given) };

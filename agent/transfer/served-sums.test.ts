@@ -88,25 +88,25 @@ describe('the sums of what was served', () => {
       await ServedSums.create({ ...place(disk), path: 'b' }, 'now'),
     ];
     const isCurrent = () => true;
-    expect(await told.tell(0, 4, sums(1, 4), isCurrent)).toBe(true);
-    expect(await told.tell(4, 8, null, isCurrent)).toBe(true);
-    await told.tell(1, 2, sums(2), isCurrent);
+    expect(await told.tell(0, sums(1, 4), isCurrent)).toBe(true);
+    expect(await told.tellHoles(4, 8, { isCurrent, isFirst: true })).toBe(true);
+    await told.tell(1, sums(2), isCurrent);
     await now.put('now', 0, sums(1, 4));
     await now.put('now', 4, sums(0, 3));
     await now.put('now', 7, sums(3));
     await now.put('now', 9, sums(3));
     const changed = await now.differing(told);
     expect([0, 1, 2, 3, 4, 5, 6, 7, 8, 9].filter((chunk) => !changed.has(chunk))).toEqual([0, 2, 3, 4, 5, 6]);
-    expect(await told.tell(0, 1, sums(8), () => false)).toBe(false);
+    expect(await told.tell(0, sums(8), () => false)).toBe(false);
     expect((await now.differing(told)).has(0)).toBe(false);
   });
 
   it('told otherwise before are forgotten durably before the newer bytes may leave', async () => {
     const at = place();
     const of = await ServedSums.create(at, 'live');
-    await of.tell(0, 2, sums(1, 2), () => true);
+    await of.tell(0, sums(1, 2), () => true);
     await of.record();
-    await of.tell(1, 2, sums(2), () => true);
+    await of.tell(1, sums(2), () => true);
     // The agent is killed now: the older sum must not speak for the newer bytes.
     expect(known((await ServedSums.resume(at))!)).toEqual([0]);
   });
@@ -123,7 +123,7 @@ describe('the sums of what was served', () => {
     await of.moveTo('b', new Bitmap(chunks));
     expect(known(of)).toEqual([3, 4]);
     expect(await ServedSums.resume(at)).toBeNull();
-    await of.tell(0, chunks, sums(4, chunks), () => true);
+    await of.tell(0, sums(4, chunks), () => true);
     expect(await of.root()).toMatch(/^[0-9a-f]{64}$/);
   });
 });

@@ -111,28 +111,48 @@ export class ServedSums {
   }
 
   /**
-   * Notes what a reader of a file in use is about to be told of its chunks from `first` on; `sums` null = zeros. What was
-   * told otherwise before is forgotten durably first, so that an older sum can never come back for newer bytes.
+   * Notes what a reader of a file in use is about to be told of its chunks from `first` on. What was told otherwise before is
+   * forgotten durably first, so that an older sum can never come back for newer bytes.
    *
    * @param isCurrent asked when it is this one's turn; false: a newer reader has come, and nothing is noted
    * @returns false when nothing was noted: then nothing may be told
    */
-  tell(first: number, end: number, sums: Uint8Array | null, isCurrent: () => boolean): Promise<boolean> {
+  tell(first: number, sums: Uint8Array, isCurrent: () => boolean): Promise<boolean> {
+    return this.#inTurn(async () => {
+      if (!isCurrent()) return false;
+      const before = Buffer.alloc(sums.length);
+      await this.#file.readSums(before, first);
+      await this.#forgetDurably(differing(before, sums, first, (chunk) => this.#known.has(chunk)));
+      if (!before.equals(sums)) await this.#file.writeSums(sums, first);
+      await this.#learned(first, first + sums.length / SUM_BYTES);
+      return true;
+    });
+  }
+
+  /**
+   * As `tell`, of chunks up to, not including, `end` that are holes. A reader takes the zeros only of chunks that it does not
+   * have: what it was told otherwise is not known any more, and only the first one is known to have nothing else.
+   */
+  tellHoles(
+    first: number,
+    end: number,
+    { isCurrent, isFirst }: { readonly isCurrent: () => boolean; readonly isFirst: boolean },
+  ): Promise<boolean> {
     return this.#inTurn(async () => {
       if (!isCurrent()) return false;
       for (let from = first; from < end; from += WINDOW_CHUNKS) {
         const to = Math.min(from + WINDOW_CHUNKS, end);
-        const part = sums?.subarray((from - first) * SUM_BYTES, (to - first) * SUM_BYTES);
-        const told = part ?? new Uint8Array((to - from) * SUM_BYTES);
-        const before = Buffer.alloc(told.length);
+        const before = Buffer.alloc((to - from) * SUM_BYTES);
         await this.#file.readSums(before, from);
-        const otherwise = differing(before, told, from, (chunk) => this.#known.has(chunk));
-        if (otherwise.length > 0) {
-          for (const chunk of otherwise) this.#forget(chunk, chunk + 1);
-          await this.#file.record();
+        const zeros = Buffer.alloc(before.length);
+        const otherwise = differing(before, zeros, from, (chunk) => this.#known.has(chunk));
+        for (let at = isFirst ? this.#known.next(from, false) : to; at < to; at = this.#known.next(at, false)) {
+          const until = Math.min(this.#known.next(at, true), to);
+          await this.#file.writeSums(zeros.subarray(0, (until - at) * SUM_BYTES), at);
+          await this.#learned(at, until);
+          at = until;
         }
-        if (!before.equals(told)) await this.#file.writeSums(told, from);
-        await this.#learned(from, to);
+        await this.#forgetDurably(otherwise);
       }
       return true;
     });
@@ -321,6 +341,12 @@ export class ServedSums {
 
   get #isNamed(): boolean {
     return this.#snapshot === this.#file.header.snapshot;
+  }
+
+  async #forgetDurably(chunks: readonly number[]): Promise<void> {
+    if (chunks.length === 0) return;
+    for (const chunk of chunks) this.#forget(chunk, chunk + 1);
+    await this.#file.record();
   }
 
   #forget(from: number, to: number): void {

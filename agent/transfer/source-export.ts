@@ -8,8 +8,8 @@ import type { ServedSums } from './served-sums.ts';
 export type Remembering =
   /** The bytes never change under this name: whoever reads a chunk first sums it. */
   | { readonly kind: 'fixed'; readonly snapshot: string }
-  /** The file is in use: what is told last is what counts, and only to the newest reader. */
-  | { readonly kind: 'live'; readonly isCurrent: () => boolean };
+  /** The file is in use: what is told last is what counts, and only to the newest reader. The first one has nothing yet. */
+  | { readonly kind: 'live'; readonly isCurrent: () => boolean; readonly isFirst: boolean };
 
 /**
  * An image as the source of a copy serves it: the sum of each chunk that is served whole is remembered. It can be taken
@@ -50,7 +50,7 @@ export class SourceExport implements Export {
   blockStatus(context: string, offset: number, length: number): Promise<Extent[]> {
     return this.#during(async () => {
       const extents = await this.#file.blockStatus(context, offset, length);
-      if (this.#how.kind === 'live' && context === BASE_ALLOCATION) await this.#tellHoles(extents);
+      if (this.#how.kind === 'live' && context === BASE_ALLOCATION) await this.#tellHoles(this.#how, extents);
       return extents;
     });
   }
@@ -105,8 +105,7 @@ export class SourceExport implements Export {
     }
     if (!whole) return;
     const sums = this.#sumsOf(data, offset, first, last);
-    if (!(await this.#sums.tell(first, last, sums, how.isCurrent)))
-      throw new NbdError('shutdown', 'a newer reader came');
+    if (!(await this.#sums.tell(first, sums, how.isCurrent))) throw new NbdError('shutdown', 'a newer reader came');
   }
 
   #sumsOf(data: Uint8Array, offset: number, first: number, last: number): Buffer {
@@ -116,15 +115,14 @@ export class SourceExport implements Export {
     return sums;
   }
 
-  async #tellHoles(extents: readonly Extent[]): Promise<void> {
-    const { isCurrent } = this.#how as { isCurrent: () => boolean };
+  async #tellHoles(how: Remembering & { kind: 'live' }, extents: readonly Extent[]): Promise<void> {
     for (const { offset, length, flags } of extents) {
       if ((flags & EXTENT_ZERO) === 0) continue;
       const end = offset + length;
       const first = Math.ceil(offset / CHUNK_BYTES);
       const last = end === this.sizeBytes ? chunkCount(end) : Math.floor(end / CHUNK_BYTES);
       if (last <= first) continue;
-      if (!(await this.#sums.tell(first, last, null, isCurrent))) throw new NbdError('shutdown', 'a newer reader came');
+      if (!(await this.#sums.tellHoles(first, last, how))) throw new NbdError('shutdown', 'a newer reader came');
     }
   }
 }
