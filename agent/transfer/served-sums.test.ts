@@ -111,6 +111,20 @@ describe('the sums of what was served', () => {
     expect(known((await ServedSums.resume(at))!)).toEqual([0]);
   });
 
+  it('of holes are what was told only to the first reader, and to nobody who may have something else', async () => {
+    const at = place();
+    const of = await ServedSums.create(at, 'live');
+    const isCurrent = () => true;
+    await of.tell(1, sums(1, 2), isCurrent);
+    await of.tellHoles(0, 2, { isCurrent, isFirst: true });
+    expect(known(of)).toEqual([0, 2]);
+    await of.tellHoles(0, 5, { isCurrent, isFirst: false });
+    expect(known(of)).toEqual([0]);
+    expect(known((await ServedSums.resume(at))!)).toEqual([]);
+    expect(await of.tellHoles(4, 5, { isCurrent: () => false, isFirst: true })).toBe(false);
+    expect(known(of)).toEqual([0]);
+  });
+
   it('are kept in memory when the disk is full', async () => {
     const disk = new MemoryDisk();
     disk.onWrite = () => {
