@@ -28,6 +28,7 @@ describe.skipIf(missing !== null)(`a redis-server moves under load${missing === 
       const part = Array.from({ length: mib / 64 }, () => `${Math.random()}`.padEnd(64, `${index}`)).join('');
       await client.ask('SET', `fill:${index}`, part);
     }
+    client.close();
     const observation = observe();
     const load = new RedisLoad(cluster, id, clients);
     await load.more(20);
@@ -48,7 +49,8 @@ describe.skipIf(missing !== null)(`a redis-server moves under load${missing === 
       told.push(`${Math.round(sentMib)} MiB, last ${precopy?.finalBytes} B, down ${downtime?.totalMs} ms`);
       await load.more(20);
     }
-    for (const { key, acknowledged, unanswered } of await load.stop()) {
+    const reports = await load.stop();
+    for (const { key, acknowledged, unanswered } of reports) {
       expect(acknowledged.filter((value, at) => at > 0 && value <= acknowledged[at - 1]!)).toEqual([]);
       const value = Number(await client.ask('GET', key));
       expect(value).toBeGreaterThanOrEqual(acknowledged.at(-1)!);
