@@ -187,6 +187,40 @@ describe.skipIf(missing !== null)(
       expect(bytesTransferred).toBeLessThan(20 * MIB);
     });
 
+    it('watches the room on when looking or dropping has failed, and of a stopped volume drops nothing', async () => {
+      const clock = new ManualClock();
+      site = await Site.make(xfs.dir, { clock });
+      const looks: (() => Promise<number>)[] = [];
+      let drops = 0;
+      const volumes = new Proxy(site.volumes, {
+        get: (target, name) => {
+          if (name === 'freeBytes') return looks.shift() ?? (async () => 1_000 * MIB);
+          const value = Reflect.get(target, name);
+          if (name !== 'dropSnapshot') return typeof value === 'function' ? value.bind(target) : value;
+          return async (...of: [string, string]) => {
+            drops += 1;
+            if (drops === 1) throw new Error('the disk does not answer');
+            return target.dropSnapshot(...of);
+          };
+        },
+      });
+      await site.open({ volumes, reserveBytes: 500 * MIB });
+      site.write(0, MIB);
+      await round(1);
+      looks.push(() => Promise.reject(new Error('no statfs')), ...[1, 2].map(() => async () => 100 * MIB));
+      while ((await site.volumes.snapshots(volumeId)).length > 0) {
+        if (clock.sleeping > 0) clock.advance(1_000);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      expect([looks.length, drops]).toEqual([0, 2]);
+      await site.open();
+      await round(1);
+      await site.source.stopped(await site.have());
+      await site.source.dropSnapshots('no_room');
+      expect(await site.volumes.snapshots(volumeId)).toHaveLength(1);
+      expect((await site.finish()).bytesTransferred).toBe(0);
+    });
+
     it('compares sums where blocks cannot be shared: one read after the stop, and what was written meanwhile travels', async () => {
       const capabilities = { reflink: false, reasons: { reflink: 'no shared blocks here' } };
       site = await Site.make(xfs.dir, { capabilities });

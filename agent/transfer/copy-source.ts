@@ -268,7 +268,8 @@ export class CopySource {
    */
   dropSnapshots(refused: Exclude<Refused, ''>): Promise<void> {
     return this.#inTurn(async () => {
-      if (this.#held.size === 0) return;
+      // Of a stopped volume they cost no more room, and without them its Machine is down for longer.
+      if (this.#held.size === 0 || this.#isStopped) return;
       const text = 'the snapshots were dropped; what is left is copied when the Machine has stopped';
       this.#dropped ??= { refused, text };
       const { log, migrationId, volumeId } = this.#options;
@@ -312,6 +313,10 @@ export class CopySource {
 
   get #stoppedSnapshot(): string {
     return `${this.#options.migrationId}/stopped`;
+  }
+
+  get #isStopped(): boolean {
+    return this.#current.snapshot === this.#stoppedSnapshot;
   }
 
   /** The sums that are, or will be, those of the stopped volume. */
@@ -501,20 +506,26 @@ export class CopySource {
 
   /** Looks at the free space each second while snapshots are held: each write of the Machine may take some of it. */
   #watch(): void {
-    this.#watching ??= this.#watchRoom().catch((error: Error) => {
-      const { log, migrationId } = this.#options;
-      log?.warn({ migration: migrationId }, `the free space is not watched any more: ${error.message}`);
-    });
+    this.#watching ??= this.#watchRoom();
   }
 
   async #watchRoom(): Promise<void> {
-    const { clock, volumes } = this.#options;
+    const { clock, volumes, log, migrationId } = this.#options;
     const { signal } = this.#over;
+    let trouble = '';
     while (!signal.aborted) {
       await clock.sleep(WATCH_MS, signal).catch(() => {});
-      const isStopped = this.#current.snapshot === this.#stoppedSnapshot;
-      if (signal.aborted || isStopped || this.#held.size === 0) continue;
-      if ((await volumes.freeBytes()) < (await this.#reserveBytes())) await this.dropSnapshots('no_room');
+      if (signal.aborted || this.#isStopped || this.#held.size === 0) continue;
+      try {
+        if ((await volumes.freeBytes()) < (await this.#reserveBytes())) await this.dropSnapshots('no_room');
+        trouble = '';
+      } catch (error) {
+        const { message } = error as Error;
+        if (message !== trouble) {
+          log?.warn({ migration: migrationId }, `watching the free space failed, and is tried again: ${message}`);
+        }
+        trouble = message;
+      }
     }
   }
 
@@ -522,11 +533,11 @@ export class CopySource {
     const { volumes, volumeId } = this.#options;
     for (const snapshot of [...this.#held].filter((name) => !keep(name))) {
       const readers = [...this.#exports].filter((each) => each.snapshot === snapshot);
-      this.#held.delete(snapshot);
       await Promise.all(
         readers.map(({ served }) => served.takeAway('this snapshot is dropped: ask for another export')),
       );
       await volumes.dropSnapshot(volumeId, fileNameOf(snapshot));
+      this.#held.delete(snapshot);
     }
   }
 
