@@ -45,6 +45,8 @@ test.each([
   ['--listen', ['--data-dir', 'x', '--listen', '0.0.0.0:1']],
   ['--listen', ['--data-dir', 'x', '--listen', 'here']],
   ['--heartbeat-interval', ['--data-dir', 'x', '--heartbeat-interval', '1h']],
+  ['--drain-total', ['--data-dir', 'x', '--drain-total', '0']],
+  ['--drain-per-destination', ['--data-dir', 'x', '--drain-per-destination', 'many']],
   ['--start-deadline', ['--data-dir', 'x', '--start-deadline', 'soon']],
   ['--concurrency', ['--data-dir', 'x', '--concurrency', '0']],
   ['--log-level', ['--data-dir', 'x', '--log-level', 'loud']],
