@@ -53,12 +53,15 @@ const orders = [
   ['h1', 'releasePermit'],
 ] as const;
 
-/** A store that can be emptied under a running coordinator, as FLUSHALL does. */
-function flushable(harness: Harness): { store: Store; flush: () => void } {
+/** A store that can be emptied under a running coordinator, as FLUSHALL does, or taken over by another server. */
+function flushable(harness: Harness): { store: Store; flush: () => void; failOver: () => void } {
   let current: Store = harness.store;
   let flushes = 0;
+  let takeovers = 0;
+  const identity = async () => ({ ...(await current.identity()), incarnation: String(takeovers) });
   const store = new Proxy(harness.store, {
     get: (_, name) => {
+      if (name === 'identity') return identity;
       const value = Reflect.get(current, name);
       return typeof value === 'function' ? value.bind(current) : value;
     },
@@ -68,7 +71,10 @@ function flushable(harness: Harness): { store: Store; flush: () => void } {
     const path = join(harness.directory, `flushed-${flushes}.db`);
     current = new SqliteStore({ path, random: harness.random, clock: harness.clock });
   };
-  return { store, flush };
+  const failOver = () => {
+    takeovers += 1;
+  };
+  return { store, flush, failOver };
 }
 
 describe.each(orders)('the store is lost while the coordinator waits for %s.%s', (host, method) => {
@@ -143,6 +149,38 @@ test('the lock is known again with its holder and the fence of the permits', asy
   await harness.until(async () => (copies.length > 0 ? true : undefined));
   expect(await harness.store.lock('alpha')).toMatchObject({ migrationId: id, fence: before?.fence, source: 'h1' });
   agent(harness, 'h2').scripts.clear();
+  goOn();
+  expect(await harness.ended(id)).toMatchObject({ state: MigrationState.MOVED });
+  await expectFree(harness);
+});
+
+test('another server that took over and lacks the lock: it is known again from the permits, and the move goes on', async () => {
+  await using harness = network();
+  await harness.start();
+  const { store, failOver } = flushable(harness);
+  await harness.leave(harness.coordinators[0]!);
+  await harness.join('c2', { store, clock: harness.clock });
+  harness.use(store);
+  const hanging = harness.hangAt('h2', 'copy', 'before');
+  const id = await harness.migrate(machine, 'h2');
+  await hung(harness, hanging);
+  const before = await harness.store.lock('alpha');
+  let goOn = () => {};
+  let asked = 0;
+  agent(harness, 'h2').scripts.set('copy', async (when) => {
+    if (when === 'after' || asked > 0) return;
+    asked += 1;
+    await new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
+  });
+  await harness.store.releaseLock('alpha', id);
+  failOver();
+  const locked = () => harness.store.lock('alpha');
+  const again = await harness.until(async () => (await locked()) ?? undefined);
+  expect(again).toMatchObject({ migrationId: id, source: 'h1' });
+  expect(again.fence).toBeGreaterThanOrEqual(before!.fence);
+  await harness.until(async () => (asked > 0 ? true : undefined));
   goOn();
   expect(await harness.ended(id)).toMatchObject({ state: MigrationState.MOVED });
   await expectFree(harness);

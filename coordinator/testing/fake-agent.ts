@@ -397,6 +397,8 @@ export class FakeAgent {
 
   #stop(header: OrderHeader) {
     const row = this.#row(header, 'source');
+    if (!['offered', 'stopped'].includes(row.handover.step))
+      throw new FerryError('too_late', 'the Machine is given away');
     if (row.handover.step === 'offered') {
       const permit = this.permits.get(row.handover.network);
       if (permit?.holder !== header.lockHolder) throw new FerryError('no_permit', 'no permit here');
