@@ -1,3 +1,4 @@
+// Past 300 lines because it is the one place where an agent's parts are put together.
 import * as files from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';

@@ -1,3 +1,4 @@
+// Past 300 lines because it is one noun: what a coordinator asks of one host's Machines and volumes, one method each.
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { ServiceImpl } from '@connectrpc/connect';
