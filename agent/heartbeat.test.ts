@@ -110,3 +110,12 @@ test('number, generation of the store and roster are remembered, written once', 
   await heartbeat.beat();
   expect(heard.at(-1)).toMatchObject({ storeGeneration: 'g2' });
 });
+
+test('the roster that it has is named in the next report, and by an agent that starts none', async () => {
+  answers.push(() => ({ rosterVersion: 'v1', roster: [{ id: 'h2', address: 'h2:1' }] }));
+  await heartbeat.beat();
+  answers.push(() => ({ rosterVersion: 'v1' }));
+  await heartbeat.beat();
+  expect(heard.map(({ rosterVersion }) => rosterVersion)).toEqual(['', 'v1']);
+  expect(journal.roster()).toEqual(new Map([['h2', 'h2:1']]));
+});

@@ -33,6 +33,8 @@ export class Heartbeat {
   readonly #options: HeartbeatOptions;
   #next = 0;
   #isWanted = false;
+  /** Version of the roster that was told last; empty after a start. */
+  #rosterVersion = '';
   #wake = new AbortController();
 
   constructor(options: HeartbeatOptions) {
@@ -49,6 +51,7 @@ export class Heartbeat {
       journalId: journal.id,
       hostNumber: Number(journal.meta('host_number') ?? 0),
       storeGeneration: journal.meta('store_generation') ?? '',
+      rosterVersion: this.#rosterVersion,
       ...directory.known,
       directory: destroyed,
     });
@@ -96,16 +99,18 @@ export class Heartbeat {
 
   #remember(response: HeartbeatResponse): void {
     const { journal } = this.#options;
-    const known = journal.roster();
+    const known = response.roster.length > 0 ? journal.roster() : new Map<string, string>();
     const fresh = response.roster.filter((host) => known.get(host.id) !== host.address);
     const numbered = Number(journal.meta('host_number') ?? 0) === response.hostNumber;
     const { storeGeneration } = response;
     const isKnown = storeGeneration === (journal.meta('store_generation') ?? '');
-    if (numbered && fresh.length === 0 && isKnown) return;
-    journal.write(() => {
-      if (!isKnown) journal.setMeta('store_generation', storeGeneration);
-      if (!numbered) journal.setMeta('host_number', String(response.hostNumber));
-      for (const host of fresh) journal.putRoster(host.id, host.address);
-    });
+    if (!numbered || fresh.length > 0 || !isKnown) {
+      journal.write(() => {
+        if (!isKnown) journal.setMeta('store_generation', storeGeneration);
+        if (!numbered) journal.setMeta('host_number', String(response.hostNumber));
+        for (const host of fresh) journal.putRoster(host.id, host.address);
+      });
+    }
+    this.#rosterVersion = response.rosterVersion;
   }
 }

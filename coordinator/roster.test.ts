@@ -29,6 +29,39 @@ test('heartbeats fill roster and directory; the answer tells number, interval an
   expect(answer.roster).toMatchObject([{ id: 'h2', address: 'h2:1' }]);
 });
 
+test('the roster travels only to agents that do not have it; all hosts are read once for many reports', async () => {
+  await using harness = await twoHosts();
+  const report = (rosterVersion = '') =>
+    harness.hosts.heartbeat(Object.assign(agent(harness, 'h1').heartbeat(), { rosterVersion }));
+  let reads = 0;
+  const { hosts } = harness.store;
+  harness.store.hosts = () => {
+    reads += 1;
+    return hosts.call(harness.store);
+  };
+  harness.advance(1000);
+  const first = await report();
+  expect(first.roster).toHaveLength(1);
+  const before = reads;
+  for (let times = 0; times < 5; times += 1) {
+    expect(await report(first.rosterVersion)).toMatchObject({ roster: [], rosterVersion: first.rosterVersion });
+  }
+  expect(reads).toBe(before);
+  const moved = Object.assign(agent(harness, 'h2').heartbeat(), { address: 'h2:2' });
+  await harness.hosts.heartbeat(moved);
+  expect((await report(first.rosterVersion)).roster).toMatchObject([{ id: 'h2', address: 'h2:2' }]);
+  // What another coordinator has heard is known a moment later.
+  await harness.store.recordHeartbeat({
+    ...(await harness.store.host('h2'))!,
+    id: 'h3',
+    address: 'h3:1',
+    rememberedNumber: 0,
+    atMs: 0,
+  });
+  harness.advance(250);
+  expect((await report(first.rosterVersion)).roster.map(({ id }) => id)).toEqual(['h2', 'h3']);
+});
+
 test('a host is unreachable after three missed heartbeats; its Machines are shown as last seen', async () => {
   await using harness = await twoHosts();
   agent(harness, 'h1').silent = true;

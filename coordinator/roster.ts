@@ -12,6 +12,7 @@ import type { Clock } from '../shared/clock.ts';
 import { FerryError } from '../shared/error.ts';
 import type { AddressBook } from './agents.ts';
 import type { Directory } from './directory.ts';
+import { KnownHosts } from './known-hosts.ts';
 import type { HostRow, Placement, PlacementFilter, Store } from './store/store.ts';
 
 /** Heartbeats that may stay away before a host counts as unreachable. */
@@ -35,6 +36,7 @@ export class Roster implements AddressBook {
   readonly #store: Store;
   readonly #clock: Clock;
   readonly #directory: Directory;
+  readonly #known: KnownHosts;
   readonly #intervalMs: number;
   readonly #startedMs: number;
   /** Hosts whose last report came with an older journal, and since when. */
@@ -45,6 +47,7 @@ export class Roster implements AddressBook {
     this.#store = store;
     this.#clock = clock;
     this.#directory = directory;
+    this.#known = new KnownHosts(store, clock);
     this.#intervalMs = heartbeatIntervalMs;
     this.#generation = generation;
     this.#startedMs = clock.nowMs();
@@ -53,7 +56,8 @@ export class Roster implements AddressBook {
   /** Records an agent's report. */
   async heartbeat(request: HeartbeatRequest): Promise<HeartbeatResponse> {
     const nowMs = this.#clock.nowMs();
-    await this.#refuseDouble(request);
+    const hosts = await this.#known.rows();
+    this.#refuseDouble(request, hosts);
     const suspect = await this.#suspect(request, nowMs);
     if (suspect !== undefined) return suspect;
     const { host, knownCounter } = await this.#store.recordHeartbeat({
@@ -72,6 +76,7 @@ export class Roster implements AddressBook {
       rememberedNumber: request.hostNumber,
       atMs: nowMs,
     });
+    this.#known.put(host);
     const machines = request.placements.flatMap(({ machine }) => (machine === undefined ? [] : [machine]));
     for (const [network, machine] of new Map(machines.map((machine) => [machine.network, machine]))) {
       if (network !== '') await this.#store.networkNumber(network, networkOfAddress(machine.privateIp));
@@ -84,14 +89,16 @@ export class Roster implements AddressBook {
         nowMs - this.#silenceMs,
       );
     }
-    const others = (await this.#store.hosts()).filter((other) => other.id !== request.hostId);
+    const others = [...hosts.values()].filter((other) => other.id !== request.hostId);
     const directory = await this.#directory.exchange(request, host, others);
+    const { version } = this.#known;
     return create(HeartbeatResponseSchema, {
       hostNumber: host.number,
       knownJournalCounter: knownCounter,
       journalWentBack: host.journalWentBack,
       intervalMs: this.#intervalMs,
-      roster: others.map((other) => this.#describe(other, 0)),
+      rosterVersion: version,
+      roster: request.rosterVersion === version ? [] : others.map((other) => this.#describe(other, 0)),
       storeGeneration: this.#generation(),
       ...(directory === undefined ? {} : { directory }),
     });
@@ -127,8 +134,8 @@ export class Roster implements AddressBook {
   }
 
   /** Two agents by one name or at one address: believing the second would turn the first one's Machines over to it. */
-  async #refuseDouble({ hostId, address, journalId }: HeartbeatRequest): Promise<void> {
-    for (const host of await this.#store.hosts()) {
+  #refuseDouble({ hostId, address, journalId }: HeartbeatRequest, hosts: ReadonlyMap<string, HostRow>): void {
+    for (const host of hosts.values()) {
       if (this.status(host) !== HostStatus.OK) continue;
       const facts = { host: host.id, address: host.address };
       if (host.id === hostId && host.journalId !== journalId) {
