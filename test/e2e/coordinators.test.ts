@@ -1,18 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { redisMissing } from '../../coordinator/testing/redis-server.ts';
-import { DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { type Migration, MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { toFerryError } from '../../shared/error.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { owners, steps, untilStep } from '../harness/crash.ts';
-import { drainEnded, drainHost, idsOf, populate, told } from '../harness/drains.ts';
 import { Drive, handoverAt, untilFree } from '../harness/drive.ts';
 import { fussyConfig, LedgerLoad } from '../harness/ledger.ts';
 import { untilClean } from '../harness/leftovers.ts';
 import { type Load, loadOn } from '../harness/load.ts';
-import { doubles, type Observation, observe, twoDown } from '../harness/observe.ts';
+import { doubles, type Observation, observe } from '../harness/observe.ts';
 
 // Real processes, many of them: on a busy machine they take their time.
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
@@ -179,28 +177,6 @@ describe.skipIf(redisMissing !== '')(`the coordinator that drives a move${redisM
       },
     );
   }
-});
-
-describe.skipIf(redisMissing !== '')(`the coordinator that drives a drain${redisMissing}`, () => {
-  test('is killed: the other one goes on with it', async () => {
-    cluster = await start({ lease: '3s' });
-    const machines = await populate(cluster, 'host-a', ['red', 'green'], 2, 500);
-    const observation = observe();
-    const { id } = await drainHost(cluster, 'host-a', { options: { concurrency: 2 } });
-    await cluster.until('a Machine moves', async () => {
-      const { drain } = await cluster.drains.getDrain({ drainId: id });
-      return drain!.machines.some(({ state }) => state === DrainMachineState.MOVING);
-    });
-    // The one that was asked drives it.
-    await cluster.kill('coordinator');
-    cluster.ask('coordinator-2');
-    const drain = await drainEnded(cluster, id);
-    expect(drain, told(drain)).toMatchObject({ state: DrainState.DONE, machinesMoved: 4, machinesParked: 0 });
-    const report = await observation.report();
-    expect(twoDown(report, idsOf(machines))).toEqual([]);
-    expect(doubles(report)).toEqual([]);
-    await untilClean(cluster, ['host-a', 'host-b']);
-  });
 });
 
 describe.skipIf(redisMissing !== '' || !long)('the coordinator that drives a move is killed in each step', () => {
