@@ -70,7 +70,7 @@ export class Rebuild implements Gate {
   readonly #options: RebuildOptions;
   #identity: StoreIdentity | undefined;
   /** Undefined once all is known again. */
-  #open: Unknown | undefined;
+  #open: Unknown | undefined = { notBeforeMs: 0, why: 'start' };
   readonly #told = new Map<string, Told>();
   readonly #silent = new Map<string, number>();
   /** Hosts that agents remember and the roster lacks, with who remembers them. */
