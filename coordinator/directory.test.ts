@@ -225,3 +225,12 @@ test('more destroyed Machines than are remembered: every agent gets all of it an
   expect(last.directoryId).not.toBe(first.directoryId);
   expect(last).toMatchObject({ complete: true, more: false, rows: [] });
 });
+
+test('a host that many agents are behind of is read once for all of them', async () => {
+  store.put(machineAt('host-a'));
+  const others = [host('host-a', 77)];
+  const names = ['host-b', 'host-c', 'host-d', 'host-e'];
+  const updates = await Promise.all(names.map((name) => beat(name, [], undefined, others)));
+  for (const update of updates) expect(facts(update)).toEqual(['host-a 1 up']);
+  expect(store.reads).toBe(1);
+});

@@ -46,6 +46,8 @@ export class Directory {
   readonly #hosts = new Map<string, Set<string>>();
   /** The heartbeat of each host that its Machines were read at. */
   readonly #readAtMs = new Map<string, number>();
+  /** Reads under way: many agents report while one host is read. */
+  readonly #reading = new Map<string, Promise<void>>();
   #gone = 0;
   #version = 0n;
 
@@ -80,7 +82,15 @@ export class Directory {
 
   /** Reads from the store what a host reported to another coordinator since it was read last. */
   async #catchUp({ id, lastHeartbeatMs, journalWentBack }: HostRow): Promise<void> {
-    if (this.#readAtMs.get(id) === lastHeartbeatMs || journalWentBack) return;
+    while (this.#readAtMs.get(id) !== lastHeartbeatMs && !journalWentBack) {
+      const underWay = this.#reading.get(id);
+      const reading = underWay ?? this.#read(id, lastHeartbeatMs).finally(() => this.#reading.delete(id));
+      this.#reading.set(id, reading);
+      await reading;
+    }
+  }
+
+  async #read(id: string, lastHeartbeatMs: number): Promise<void> {
     const machines = (await this.#store.placements({ hostId: id })).map(({ machine }) => machine);
     for (const machine of machines) this.#putStored(machine);
     await this.#missing(id, machines);

@@ -29,9 +29,10 @@ export class Orphans {
   async releaseLock(lock: LockRow): Promise<boolean> {
     if (this.#gate.shut() !== undefined || (await this.#isWanted(lock.migrationId))) return false;
     if (!(await this.isOver(lock))) return false;
-    for (const host of await this.#store.hosts()) {
-      await givePermitBack(this.#agents, host.id, { network: lock.network, holder: lock.migrationId }).catch(() => {});
-    }
+    const wish = { network: lock.network, holder: lock.migrationId };
+    // All at once: each silent host takes its deadline, and who waits for the lock waits for the slowest only.
+    const asked = (await this.#store.hosts()).map(({ id }) => givePermitBack(this.#agents, id, wish).catch(() => {}));
+    await Promise.all(asked);
     const released = await this.#store.releaseLock(lock.network, lock.migrationId);
     if (released) this.#log.warn({ network: lock.network, migration: lock.migrationId }, 'orphaned lock released');
     return released;
