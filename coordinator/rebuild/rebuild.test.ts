@@ -240,6 +240,26 @@ describe('a host that another one remembers, and that has not reported since', (
     expect(await harness.ended(id)).toMatchObject({ state: MigrationState.MOVED });
   });
 
+  test('is waited for also when no agent at all could report for long', async () => {
+    await using harness = network();
+    await harness.start();
+    await harness.beat();
+    await harness.crash();
+    harness.forget();
+    for (const each of harness.world.agents.values()) each.silent = true;
+    await harness.start({ early: true });
+    harness.advance(60_000);
+    await harness.settle();
+    harness.advance(60_000);
+    await harness.settle();
+    expect(await harness.cluster.getStatus({})).not.toMatchObject({ rebuilding: '' });
+    for (const host of ['h1', 'h2']) agent(harness, host).silent = false;
+    await waited(harness);
+    agent(harness, 'h3').silent = false;
+    const id = await harness.until(() => harness.migrate(machine, 'h2').catch(() => undefined));
+    expect(await harness.ended(id)).toMatchObject({ state: MigrationState.MOVED });
+  });
+
   test('is waited for no longer once an operator removes it, and the others forget it', async () => {
     const { harness } = await lost();
     await using _ = harness;

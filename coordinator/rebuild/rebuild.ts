@@ -195,7 +195,7 @@ export class Rebuild implements Gate {
     this.#told.clear();
     this.#silent.clear();
     this.#missing.clear();
-    const graceMs = why === 'lost' || why === 'empty' ? this.#reportMs : 0;
+    const graceMs = isNew(why) ? this.#reportMs : 0;
     this.#open = { notBeforeMs: this.#options.clock.nowMs() + graceMs, why };
   }
 
@@ -205,6 +205,8 @@ export class Rebuild implements Gate {
     const asked = hosts.filter(({ id }) => !this.#told.has(id));
     await Promise.all(asked.map(({ id }) => this.#ask(id, signal)));
     for (const { id } of hosts) this.#missing.delete(id);
+    // Nobody has reported who could tell that this is not a new cluster.
+    if (hosts.length === 0 && isNew(this.#open?.why)) return;
     await this.#restore(signal);
     const unasked = hosts.filter(
       (host) =>
@@ -344,4 +346,9 @@ export class Rebuild implements Gate {
     });
     log.warn({ network, migration: plan.lockHolder, answer: answer.kind }, 'a lock is known again: hosts promised it');
   }
+}
+
+/** Whether such a store knows no host but those that have reported since. */
+function isNew(why: Unknown['why'] | undefined): boolean {
+  return why === 'lost' || why === 'empty';
 }
