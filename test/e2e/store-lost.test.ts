@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { redisMissing } from '../../coordinator/testing/redis-server.ts';
 import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
@@ -11,29 +12,37 @@ import { doubles, observe, twoDown } from '../harness/observe.ts';
 // Real processes, many of them: on a busy machine they take their time.
 vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 
-const hosts = ['host-a', 'host-b', 'host-c'];
+const hosts = ['host-a', 'host-b', 'host-c', 'host-d'];
 const coordinators = ['coordinator', 'coordinator-2'];
+/** The first Machine stays down for so long: time enough for others to be stopped, if nothing kept them up. */
+const downMs = 12_000;
 
 let cluster: TestCluster;
 afterEach(async () => cluster?.[Symbol.asyncDispose]());
 
-/** Three Machines of one network; the first is being stopped when the store loses what was written last. */
+/**
+ * Three Machines of one network. The first is down, because the agent of its destination is frozen, when the store loses what
+ * was written last; then the other two are to move.
+ */
 async function storeLoses(prepare: () => Promise<void>, lose: () => Promise<unknown>, said: string): Promise<void> {
   cluster = await TestCluster.start({ hosts, store: 'redis', coordinators: 2, coordinatorFlags: { lease: '3s' } });
-  const machines = await cluster.runAll(hosts.map((host) => [fussyConfig(cluster, { stopMs: 3000 }), { host }]));
+  const machines = await cluster.runAll(
+    ['host-a', 'host-b', 'host-c'].map((host) => [fussyConfig(cluster, { stopMs: 500 }), { host }]),
+  );
   const [one, two, three] = machines.map(({ id }) => id) as [string, string, string];
   const observation = observe();
   await prepare();
-  const first = await cluster.migrate(one, 'host-c');
-  await cluster.until('the first is being stopped', async () => {
-    const step = (await handoverAt(cluster, 'host-a', first))?.step ?? '';
-    return step === 'stopping' || step === 'stopped';
-  });
+  const first = await cluster.migrate(one, 'host-d');
+  const isAt = async (...steps: string[]) => steps.includes((await handoverAt(cluster, 'host-a', first))?.step ?? '');
+  await cluster.until('the first is being stopped', () => isAt('stopping', 'stopped'));
+  cluster.signal('host-d', 'SIGSTOP');
+  await cluster.until('the first is down', () => isAt('stopped'));
   await lose();
-  // Ordered as soon as the coordinators let it: two more of the same network.
+  const thawed = sleep(downMs).then(() => cluster.signal('host-d', 'SIGCONT'));
+  // Ordered as soon as the coordinators let it.
   const later: string[] = [];
   const orders = [
-    [two, 'host-a'],
+    [two, 'host-c'],
     [three, 'host-b'],
   ] as const;
   for (const [machineId, destination] of orders) {
@@ -43,6 +52,7 @@ async function storeLoses(prepare: () => Promise<void>, lose: () => Promise<unkn
       return true;
     });
   }
+  await thawed;
   for (const id of later) {
     const migration = await cluster.ended(id);
     expect(migration, migration.reason).toMatchObject({ state: MigrationState.MOVED });
