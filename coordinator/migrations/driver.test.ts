@@ -1,7 +1,13 @@
 // Longer than usual: every way in which one migration can go.
+import { create } from '@bufbuild/protobuf';
 import { describe, expect, test } from 'vitest';
 import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
-import { type Migration, MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import {
+  CopyProgressSchema,
+  type Migration,
+  MigrationState,
+  MigrationStep,
+} from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { FerryError } from '../../shared/error.ts';
 import { Harness, refusal } from '../testing/harness.ts';
 
@@ -209,6 +215,26 @@ test('a destination that falls silent while the Machine is down: it starts again
   agent(harness, 'h2').scripts.delete('copy');
   await expectFree(harness);
   expect(agent(harness, 'h2').rows.get(migration.id)?.handover.step).toBe('declined');
+});
+
+test('a long last copy goes on as long as bytes arrive, whatever was done or compared before it', async () => {
+  await using harness = await twoHosts();
+  const destination = agent(harness, 'h2');
+  destination.copiesNothing = true;
+  let looks = 0;
+  destination.scripts.set('copy', async (when) => {
+    if (when === 'after') return;
+    await harness.clock.sleep(500);
+    const at = [...destination.rows.values()].at(-1)!.handover;
+    // What the last round left is shown first, then the comparison, then a copy of more than the source's patience.
+    const phase = looks === 0 ? 'done' : looks < 4 ? 'comparing' : 'copying';
+    const bytesDone = BigInt(looks === 0 ? 1000 : looks < 4 ? 300 * looks : looks);
+    at.progress = create(CopyProgressSchema, { phase, bytesDone, bytesTotal: 1000n });
+    looks += 1;
+    if (looks === 100) destination.copiesNothing = false;
+  });
+  const migration = await harness.ended(await harness.migrate(machine, 'h2'));
+  expect(migration).toMatchObject({ state: MigrationState.MOVED, failure: '' });
 });
 
 test('a copy that is begun again and again without a byte: the Machine starts again at the source', async () => {

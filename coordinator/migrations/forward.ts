@@ -221,12 +221,11 @@ async function fork(journey: Journey, pulse: Pulse): Promise<string> {
     );
     const at = present(handover, destination);
     const { step, root, progress } = at;
-    const copiedBytes = progress?.bytesDone ?? 0n;
     // A copy that is begun again and again without a byte must not keep the Machine down for ever.
-    if (copiedBytes > journey.copiedBytes || progress?.phase === 'verifying') pulse.beat();
+    const grows = journey.hasCopied(progress ?? { phase: '', bytesDone: 0n });
     const nowMs = journey.parts.clock.monotonicMs();
-    if (copiedBytes > journey.copiedBytes || progress?.phase === 'verifying') journey.copiedAtMs = nowMs;
-    if (copiedBytes > journey.copiedBytes) journey.copiedBytes = copiedBytes;
+    if (grows) pulse.beat();
+    if (grows) journey.copiedAtMs = nowMs;
     journey.copiedAtMs ??= nowMs;
     if (nowMs - journey.copiedAtMs > forkPatienceMs) {
       throw new FerryError('copy_broken', `no byte has arrived at ${destination} for ${forkPatienceMs / 1000} s`);

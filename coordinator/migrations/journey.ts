@@ -8,6 +8,7 @@ import {
   type SignedStatement,
 } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import {
+  type CopyProgress,
   type Migration,
   MigrationStep,
   StepReportSchema,
@@ -99,9 +100,9 @@ const waitAfter: Partial<Record<Reason, WaitKind>> = {
 export class Journey implements StepJournal {
   readonly parts: JourneyParts;
   readonly id: string;
-  /** Most bytes that the destination was seen to hold: the copy's patience counts from when they grew last. */
-  copiedBytes = -1n;
-  /** When the copy grew last. */
+  /** Most bytes that each phase of the copy was seen to have done: they are no measure for one another. */
+  readonly #copiedBytes = new Map<string, bigint>();
+  /** When the copy grew last: its patience counts from then. */
   copiedAtMs: number | undefined;
   /** When the source heard this driver last, while the copy runs. */
   sourceHeardMs: number | undefined;
@@ -132,6 +133,13 @@ export class Journey implements StepJournal {
 
   get migration(): Readonly<Migration> {
     return this.#record.migration;
+  }
+
+  /** Takes note of how far the copy is; answers whether it has grown. Reading back shows no bytes, and ends by itself. */
+  hasCopied({ phase, bytesDone }: Pick<CopyProgress, 'phase' | 'bytesDone'>): boolean {
+    const most = this.#copiedBytes.get(phase) ?? -1n;
+    if (bytesDone > most) this.#copiedBytes.set(phase, bytesDone);
+    return bytesDone > most || phase === 'verifying';
   }
 
   /** Aborts with the session. */
