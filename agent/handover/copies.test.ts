@@ -129,6 +129,20 @@ function setUp(given: { detail?: Partial<HandoverDetail>; seeds?: boolean } = {}
   return scene;
 }
 
+it('shows nothing of the rounds once the stopped volume is copied', async () => {
+  const scene = setUp();
+  scene.answers.push(
+    { snapshot: 'm/1', changedBytes: 64n, refused: 'no_room' },
+    { snapshot: 'm/stopped', changedBytes: 1n },
+  );
+  await scene.precopy();
+  expect(scene.copies.progress(id)).toMatchObject({ phase: 'done' });
+  scene.onPull = async () => expect(scene.copies.progress(id)).toBeUndefined();
+  await scene.copy();
+  expect(scene.failures).toEqual([]);
+  expect(scene.copies.progress(id)).toMatchObject({ phase: 'done' });
+});
+
 const round = (snapshot: string, changedMib: number, more = {}) => ({
   snapshot,
   changedBytes: BigInt(changedMib * mib),

@@ -229,6 +229,8 @@ export class VolumeCopies {
   async #copyStopped(row: DestinationRow, signal: AbortSignal): Promise<void> {
     const { handovers, clock } = this.#options;
     const { migrationId } = row;
+    // What the rounds had done says nothing of how far this one is.
+    this.#progress.delete(migrationId);
     // The root of a copy that was verified before does not outlive its bytes.
     const reopened = handovers.destination(migrationId, { type: 'receive' });
     const [opened] = await Promise.all([this.#open(row, null, signal), reopened]);
