@@ -20,12 +20,14 @@ export interface Bed extends AsyncDisposable {
   readonly disks: string;
 }
 
-/** Starts the hosts. `diskGib`: size of each host's disk; sparse, so that only what is written counts. */
-export async function makeBed(diskGib: number, hosts: readonly string[] = ['host-a', 'host-b']): Promise<Bed> {
+/** Starts two hosts. `diskGib`: size of each one's disk; sparse, so that only what is written counts. */
+export async function makeBed(diskGib: number, coordinatorFlags: Readonly<Record<string, string>> = {}): Promise<Bed> {
+  const hosts = ['host-a', 'host-b'];
   const missing = smallDisksMissing() ?? xfsMissing();
   const cluster = await TestCluster.start({
     hosts,
     agentFlags: { retention: '0s' },
+    coordinatorFlags,
     prepare: (dir) => {
       if (missing === null) for (const host of hosts) mountXfs(join(dir, host), diskGib);
     },

@@ -16,7 +16,9 @@ export async function drainBenchmark(options: {
   say: (line: string) => void;
 }): Promise<Report> {
   const { runs, machines: count, say } = options;
-  await using bed = await makeBed(32);
+  // All copies at once, on both sides of the comparison.
+  const limit = String(count);
+  await using bed = await makeBed(32, { 'drain-per-destination': limit, 'drain-total': limit });
   const ids: string[] = [];
   for (let index = 0; index < count; index += 1) {
     ids.push((await runMachine(bed, { volumeGib: 1, fillMib: machineMib })).id);
@@ -70,7 +72,7 @@ async function copyAll({ cluster }: Bed, ids: readonly string[], source: string,
 
 async function drain({ cluster }: Bed, hostId: string): Promise<{ totalMs: number; downMs: number }> {
   const startedMs = performance.now();
-  const ordered = await cluster.drains.drainHost({ hostId, options: { concurrency: 24 } }, { timeoutMs: 30_000 });
+  const ordered = await cluster.drains.drainHost({ hostId, options: { concurrency: 64 } }, { timeoutMs: 30_000 });
   let last = ordered.drain!;
   for await (const { drain: now } of cluster.drains.watchDrain({ drainId: last.id })) last = now!;
   const totalMs = performance.now() - startedMs;
