@@ -3,7 +3,7 @@ import type { DrainHostRequestSchema } from '../../proto/gen/ferry/v1/coordinato
 import { type Drain, DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { TestCluster } from './cluster.ts';
-import { untilRuns, untilRuns } from './drive.ts';
+import { untilRuns } from './drive.ts';
 import { fussyConfig } from './ledger.ts';
 
 /** Runs `perNetwork` small ledgers in each of these networks on one host until all answer; gives the IDs by network. */
@@ -22,8 +22,6 @@ export async function populate(
     }),
   );
   // One that is only spawned may still look at its files, and end because of one that a test writes next.
-  await Promise.all(machines.map(({ id }) => untilRuns(cluster, host, id)));
-  // A program that has begun may not have looked yet whether it is to misbehave.
   await Promise.all(machines.map(({ id }) => untilRuns(cluster, host, id)));
   return Object.groupBy(machines, ({ network }) => network) as Record<string, Machine[]>;
 }
