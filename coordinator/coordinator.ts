@@ -112,7 +112,10 @@ export class Coordinator {
       log,
       heartbeatIntervalMs,
       defaults: () => ({ startDeadlineMs, downtimeBudgetMs }),
-      onLost: () => sessions.lose('the store was lost, or another server took it over'),
+      onLost: () => {
+        roster.storeChanged();
+        sessions.lose('the store was lost, or another server took it over');
+      },
       remembered: () => driver.remembered(),
       restoreDrain: async (hostId, kept) => {
         if (await restoreDrain(store, hostId, kept)) log.info({ host: hostId }, 'a drain is known again');

@@ -159,6 +159,22 @@ test('the number of a network that only an agent remembers is taken from its add
   expect((await harness.store.networks()).get('alpha')).toBe(0x1234);
 });
 
+test('the number of a network is recorded once for many reports, and again after a while', async () => {
+  await using harness = await twoHosts();
+  const recorded: string[] = [];
+  const { networkNumber } = harness.store;
+  harness.store.networkNumber = (network, remembered) => {
+    recorded.push(network);
+    return networkNumber.call(harness.store, network, remembered);
+  };
+  harness.advance(30_000);
+  for (let times = 0; times < 3; times += 1) await harness.hosts.heartbeat(agent(harness, 'h1').heartbeat());
+  expect(recorded).toEqual(['alpha']);
+  harness.advance(30_000);
+  await harness.hosts.heartbeat(agent(harness, 'h1').heartbeat());
+  expect(recorded).toEqual(['alpha', 'alpha']);
+});
+
 test.each([
   ['host_id', { hostId: 'H 1' }],
   ['region', { region: '' }],

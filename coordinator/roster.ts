@@ -18,6 +18,9 @@ import type { HostRow, Placement, PlacementFilter, Store } from './store/store.t
 /** Heartbeats that may stay away before a host counts as unreachable. */
 const missedMax = 3;
 
+/** The numbers of networks are recorded again after this, whatever became of them. */
+const numberedMs = 30_000;
+
 /** Intervals after which the next older report is a first one again. */
 const suspectIntervalsMax = 10;
 
@@ -39,6 +42,9 @@ export class Roster implements AddressBook {
   readonly #known: KnownHosts;
   readonly #intervalMs: number;
   readonly #startedMs: number;
+  /** Networks whose numbers were recorded since. */
+  readonly #numbered = new Set<string>();
+  #numberedSinceMs = Number.NEGATIVE_INFINITY;
   /** Hosts whose last report came with an older journal, and since when. */
   readonly #suspectSinceMs = new Map<string, number>();
   readonly #generation: () => string;
@@ -78,9 +84,7 @@ export class Roster implements AddressBook {
     });
     this.#known.put(host);
     const machines = request.placements.flatMap(({ machine }) => (machine === undefined ? [] : [machine]));
-    for (const [network, machine] of new Map(machines.map((machine) => [machine.network, machine]))) {
-      if (network !== '') await this.#store.networkNumber(network, networkOfAddress(machine.privateIp));
-    }
+    await this.#number(machines);
     // A host whose journal went back has forgotten Machines that run there: the directory keeps what it said before.
     if (!host.journalWentBack) {
       await this.#store.putPlacements(
@@ -102,6 +106,25 @@ export class Roster implements AddressBook {
       storeGeneration: this.#generation(),
       ...(directory === undefined ? {} : { directory }),
     });
+  }
+
+  /** The store is another one, or lacks its last writes: what was recorded is recorded again. */
+  storeChanged(): void {
+    this.#numbered.clear();
+  }
+
+  /** Makes the numbers of their networks known, once for all that report Machines of a network. */
+  async #number(machines: readonly Machine[]): Promise<void> {
+    const nowMs = this.#clock.monotonicMs();
+    if (nowMs - this.#numberedSinceMs >= numberedMs) {
+      this.#numbered.clear();
+      this.#numberedSinceMs = nowMs;
+    }
+    for (const { network, privateIp } of machines) {
+      if (network === '' || this.#numbered.has(network)) continue;
+      await this.#store.networkNumber(network, networkOfAddress(privateIp));
+      this.#numbered.add(network);
+    }
   }
 
   /**

@@ -283,3 +283,22 @@ test('cordons and numbers come back with the hosts', async () => {
     before,
   );
 });
+
+test('the numbers of networks are known again at once in a store that was lost under the running coordinator', async () => {
+  await using harness = network();
+  for (const { machines } of harness.world.agents.values()) {
+    for (const each of machines.values()) each.privateIp = 'fdaa:0:1234:0:1:0:1:0';
+  }
+  await harness.start();
+  const { store, flush } = flushable(harness);
+  await harness.leave(harness.coordinators[0]!);
+  await harness.join('c2', { store, clock: harness.clock });
+  harness.use(store);
+  const number = () => harness.until(async () => (await harness.store.networks()).get('alpha'));
+  const before = await number();
+  await harness.beat();
+  flush();
+  const fromMs = harness.clock.nowMs();
+  expect(await number()).toBe(before);
+  expect(harness.clock.nowMs() - fromMs).toBeLessThan(10_000);
+});
