@@ -222,9 +222,14 @@ test('a long last copy goes on as long as bytes arrive, whatever was done or com
   const destination = agent(harness, 'h2');
   destination.copiesNothing = true;
   let looks = 0;
+  let silent = 2;
+  const waits = new Set<string>();
   destination.scripts.set('copy', async (when) => {
     if (when === 'after') return;
     await harness.clock.sleep(500);
+    const [running] = await harness.store.openMigrations();
+    if (running !== undefined) waits.add(running.migration.wait?.message ?? '');
+    if (silent-- > 0) return;
     const at = [...destination.rows.values()].at(-1)!.handover;
     // What the last round left is shown first, then the comparison, then a copy of more than the source's patience.
     const phase = looks === 0 ? 'done' : looks < 4 ? 'comparing' : 'copying';
@@ -235,6 +240,7 @@ test('a long last copy goes on as long as bytes arrive, whatever was done or com
   });
   const migration = await harness.ended(await harness.migrate(machine, 'h2'));
   expect(migration).toMatchObject({ state: MigrationState.MOVED, failure: '' });
+  expect([...waits]).toContain('the copy of the stopped volume to begin at h2');
 });
 
 test('a copy that is begun again and again without a byte: the Machine starts again at the source', async () => {

@@ -242,6 +242,7 @@ async function fork(journey: Journey, pulse: Pulse): Promise<string> {
     }
     refuseDeadEnd(handover, destination);
     if (progress !== undefined) await waitsForCopy(journey, progress, 'the copy');
+    else await journey.waits('copy', destination, `the copy of the stopped volume to begin at ${destination}`);
   }
 }
 
