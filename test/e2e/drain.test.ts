@@ -15,6 +15,7 @@ vi.setConfig({ testTimeout: 300_000, hookTimeout: 300_000 });
 const hosts = ['host-a', 'host-b', 'host-c', 'host-d'];
 const networks = ['red', 'green', 'blue', 'grey'];
 const limit = 3;
+const long = process.env.FERRY_TEST_LONG === '1';
 const by = { reason: MoveReason.MAINTENANCE, orderedBy: 'ada' };
 
 let cluster: TestCluster;
@@ -74,7 +75,9 @@ describe('a host with 12 Machines on 4 networks is drained, 3 at a time', () => 
 
   test('all at once, one that runs nowhere any more: it is parked, its network is reported, the rest moves', async () => {
     cluster = await TestCluster.start({ hosts, coordinatorFlags: { 'start-deadline': '10s' } });
-    const machines = await populate(cluster, 'host-a', networks, 2);
+    const whole = await populate(cluster, 'host-a', ['red', 'green', 'blue'], 2);
+    // A second one of the blocked network is waited for, for a minute.
+    const machines = { ...whole, ...(await populate(cluster, 'host-a', ['grey'], long ? 2 : 1)) };
     const ids = idsOf(machines);
     const observation = observe();
     const bad = machines.grey![0]!;
