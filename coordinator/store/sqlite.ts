@@ -288,15 +288,11 @@ export class SqliteStore implements Store {
   }
 
   async placements({ app, hostId, network }: PlacementFilter): Promise<readonly Placement[]> {
-    return this.#db
-      .all(
-        `SELECT * FROM placements WHERE (?1 IS NULL OR app = ?1) AND (?2 IS NULL OR host_id = ?2)
-         AND (?3 IS NULL OR network = ?3) ORDER BY machine_id`,
-        app ?? null,
-        hostId ?? null,
-        network ?? null,
-      )
-      .map(placementOf);
+    const filter = Object.entries({ app, host_id: hostId, network }).filter(([, value]) => value !== undefined);
+    // Only what is asked for, so that the index of hosts or networks is of use.
+    const where = filter.length === 0 ? '' : `WHERE ${filter.map(([column]) => `${column} = ?`).join(' AND ')}`;
+    const values = filter.map(([, value]) => value!);
+    return this.#db.all(`SELECT * FROM placements ${where} ORDER BY machine_id`, ...values).map(placementOf);
   }
 
   async removePlacement(machineId: string): Promise<void> {
