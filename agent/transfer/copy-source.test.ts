@@ -187,6 +187,21 @@ describe.skipIf(missing !== null)(
       expect(bytesTransferred).toBeLessThan(20 * MIB);
     });
 
+    it('gives no other bytes the name of a snapshot that is gone: what the copy has of it is compared in the end', async () => {
+      site = await Site.make(xfs.dir);
+      site.write(0, 20 * MIB);
+      const controller = new AbortController();
+      site.onRead = (served) => served > 8 * MIB && controller.abort();
+      await expect(round(1, { signal: controller.signal })).rejects.toMatchObject({ reason: 'aborted' });
+      // Dropped for want of room, and then the agent was killed.
+      await site.source.dropSnapshots('no_room');
+      await site.open();
+      site.write(MIB, 2 * MIB);
+      expect(await site.source.live(1, await site.have())).toMatchObject({ snapshot: '', refused: 'no_room' });
+      const { bytesTransferred } = await site.finish();
+      expect(bytesTransferred).toBeLessThan(20 * MIB);
+    });
+
     it('watches the room on when looking or dropping has failed, and of a stopped volume drops nothing', async () => {
       const clock = new ManualClock();
       site = await Site.make(xfs.dir, { clock });
@@ -214,7 +229,7 @@ describe.skipIf(missing !== null)(
       }
       expect([looks.length, drops]).toEqual([0, 2]);
       await site.open();
-      await round(1);
+      await round(2);
       await site.source.stopped(await site.have());
       await site.source.dropSnapshots('no_room');
       expect(await site.volumes.snapshots(volumeId)).toHaveLength(1);

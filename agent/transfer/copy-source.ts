@@ -121,6 +121,10 @@ interface Refusal {
   readonly text: string;
 }
 
+const snapshotGone: Refusal = {
+  refused: 'no_room',
+  text: 'the snapshot that the copy was reading is dropped; what is left is copied when the Machine has stopped',
+};
 const snapshotsMode: Mode = { mode: 'snapshots', reason: 'the file system shares blocks', refused: '' };
 
 /**
@@ -387,7 +391,8 @@ export class CopySource {
     const name = `${this.#options.migrationId}/${round}`;
     let snapshotMs = 0;
     if (!this.#held.has(name)) {
-      const refusal = await this.#refusal();
+      // Other bytes under the name that the copy has would be taken for those that it lacks.
+      const refusal = have.snapshot === name ? snapshotGone : await this.#refusal();
       if (refusal) {
         const { refused, text } = refusal;
         return { ...nothing, mode: 'snapshots', modeReason: text, refused, snapshotMs };
