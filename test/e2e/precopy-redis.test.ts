@@ -46,7 +46,9 @@ describe.skipIf(missing !== null)(`a redis-server moves under load${missing === 
         expect(sentMib).toBeLessThan(fillMib / 2);
       }
       expect(Number(precopy?.finalBytes ?? 0n) / mib).toBeLessThan(fillMib / 2);
-      told.push(`${Math.round(sentMib)} MiB, last ${precopy?.finalBytes} B, down ${downtime?.totalMs} ms`);
+      const { signalToExitMs, exitToCopiedMs, copiedToVerifiedMs, verifiedToStartedMs, startedToHealthyMs } = downtime!;
+      const parts = [signalToExitMs, exitToCopiedMs, copiedToVerifiedMs, verifiedToStartedMs, startedToHealthyMs];
+      told.push(`${Math.round(sentMib)} MiB, last ${precopy?.finalBytes} B, down ${parts.join(' + ')} ms`);
       await load.more(20);
     }
     const reports = await load.stop();
