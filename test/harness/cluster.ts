@@ -124,11 +124,16 @@ export class TestCluster implements AsyncDisposable {
         child: null,
       });
     }
-    for (const [host, sizeMib] of Object.entries(options.xfsMib ?? {})) mountXfs(join(dir, host), sizeMib);
-    options.prepare?.(dir);
-    for (const name of cluster.#daemons.keys()) cluster.spawn(name);
-    await cluster.untilHostsAnswer();
-    return cluster;
+    try {
+      for (const [host, sizeMib] of Object.entries(options.xfsMib ?? {})) mountXfs(join(dir, host), sizeMib);
+      options.prepare?.(dir);
+      for (const name of cluster.#daemons.keys()) cluster.spawn(name);
+      await cluster.untilHostsAnswer();
+      return cluster;
+    } catch (error) {
+      await cluster[Symbol.asyncDispose]();
+      throw error;
+    }
   }
 
   /** Address of the coordinator that is asked. */
