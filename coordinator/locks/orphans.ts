@@ -38,16 +38,21 @@ export class Orphans {
     return released;
   }
 
-  /** Releases the permits of one host that are nobody's any more. */
-  async releasePermits(host: string, signal?: AbortSignal): Promise<void> {
-    if (this.#gate.shut() !== undefined) return;
+  /** Releases the permits of one host that are nobody's any more; answers whether none is left whose migration is not over yet. */
+  async releasePermits(host: string, signal?: AbortSignal): Promise<boolean> {
+    if (this.#gate.shut() !== undefined) return false;
+    let none = true;
     for (const permit of await permitsOf(this.#agents, host, signal)) {
       if (await this.#isWanted(permit.migrationId)) continue;
       if ((await this.#store.lock(permit.network))?.migrationId === permit.migrationId) continue;
-      if (!(await this.#isOverEverywhere(permit.migrationId))) continue;
+      if (!(await this.#isOverEverywhere(permit.migrationId))) {
+        none = false;
+        continue;
+      }
       await givePermitBack(this.#agents, host, { network: permit.network, holder: permit.migrationId }, signal);
       this.#log.warn({ host, network: permit.network, migration: permit.migrationId }, 'orphaned permit released');
     }
+    return none;
   }
 
   /** Whether a migration's two hosts say that the Machine is not down because of it. */

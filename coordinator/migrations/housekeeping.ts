@@ -17,7 +17,7 @@ import { isDriven } from './record.ts';
 
 /** Time between two rounds. */
 const roundMs = 5000;
-/** Rounds between two looks at every host's permits. */
+/** Rounds between two looks at every host's permits, while there is none that nobody knows. */
 const permitRounds = 6;
 /** Rounds between two looks at what can be forgotten. */
 const pruneRounds = 60;
@@ -51,10 +51,12 @@ export class Housekeeping {
   /** Goes round until `signal` aborts; begins at once, because a crash may have left things behind. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, log } = this.#options;
+    let permitsKnown = false;
     for (let round = 0; !signal.aborted; round += 1) {
       try {
         if (await this.#isOurs()) {
-          await this.round(signal, round % permitRounds === 0);
+          if (round % permitRounds === 0) permitsKnown = false;
+          permitsKnown = await this.#round(signal, !permitsKnown);
           if (round % pruneRounds === 0) await this.#options.store.pruneMigrations(migrationsKept);
         }
       } catch (error) {
@@ -72,23 +74,27 @@ export class Housekeeping {
     return (await store.sessions()).every(({ id, alive }) => !alive || id >= own.id);
   }
 
-  /** One round. */
-  async round(signal: AbortSignal, permitsToo = true): Promise<void> {
+  /** One round; answers whether every permit that was looked at belongs to a migration that is known. */
+  async #round(signal: AbortSignal, permitsToo: boolean): Promise<boolean> {
     const { store, orphans, parts, log } = this.#options;
     for (const record of await store.openMigrations()) {
       if (hasEnded(record.migration)) await this.#tidy(record, signal);
     }
     await this.#answerParked();
     await parts.locks.releaseOrphans();
-    if (!permitsToo) return;
+    if (!permitsToo) return true;
+    let known = true;
     for (const host of await store.hosts()) {
       // A host that is known to be away costs a timeout each round, and nothing can be released there.
       if (parts.roster.status(host) === HostStatus.UNREACHABLE) continue;
-      await orphans.releasePermits(host.id, signal).catch((error: unknown) => {
+      const none = await orphans.releasePermits(host.id, signal).catch((error: unknown) => {
         signal.throwIfAborted();
         if (!isSilence(toFerryError(error))) log.warn({ host: host.id, err: error }, 'permits could not be looked at');
+        return true;
       });
+      known &&= none;
     }
+    return known;
   }
 
   async #tidy(record: MigrationRecord, signal: AbortSignal): Promise<void> {

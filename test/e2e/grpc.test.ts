@@ -11,6 +11,7 @@ import {
   HealthCheckResponse_ServingStatus as Status,
 } from '../../proto/gen/grpc/health/v1/health_pb.ts';
 import { TestCluster } from '../harness/cluster.ts';
+import { inOrder } from '../harness/crash.ts';
 import { GrpcClient } from '../harness/grpc.ts';
 
 const run = promisify(execFile);
@@ -128,9 +129,10 @@ describe('@grpc/grpc-js, another implementation', () => {
     expect(code).toBe(status.OK);
     const seen = messages.map(({ migration }) => migration!);
     expect(seen.every(({ id }) => id === migrationId)).toBe(true);
-    expect(seen.map(({ step }) => step)).toEqual(seen.map(({ step }) => step).toSorted((a, b) => a - b));
+    const places = seen.map(({ step }) => inOrder.indexOf(step));
+    expect(places).toEqual(places.toSorted((a, b) => a - b));
     expect(seen.at(-1)).toMatchObject({ state: MigrationState.MOVED, settled: true });
-    expect(seen.at(-1)!.steps).toHaveLength(10);
+    expect(seen.at(-1)!.steps).toHaveLength(inOrder.length);
     const unknown = await migrations.stream('watchMigration', WatchMigrationResponseSchema, { migrationId: 'mig_x' });
     expect(unknown).toMatchObject({ code: status.INVALID_ARGUMENT, messages: [] });
   });

@@ -50,7 +50,7 @@ export async function crashDuring(
 }
 
 /** The steps in the order in which they are taken, which is not that of their numbers. */
-const inOrder: readonly MigrationStep[] = [
+export const inOrder: readonly MigrationStep[] = [
   MigrationStep.PLAN,
   MigrationStep.PREPARE,
   MigrationStep.PRECOPY,
