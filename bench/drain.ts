@@ -44,14 +44,13 @@ export async function drainBenchmark(options: {
 
 /** One round of the copies of all Machines at once, while they run; thrown away afterwards. */
 async function copyAll({ cluster }: Bed, ids: readonly string[], source: string, destination: string): Promise<number> {
-  const drives = await Promise.all(
-    ids.map(async (id) => {
-      const { network, epoch } = await cluster.machine(id);
-      const drive = new Drive(cluster, { id, network }, { source, destination });
-      await drive.prepare();
-      return { drive, id, epoch };
-    }),
-  );
+  const drives: { drive: Drive; id: string; epoch: bigint }[] = [];
+  for (const id of ids) {
+    const { network, epoch } = await cluster.machine(id);
+    const drive = new Drive(cluster, { id, network }, { source, destination });
+    await drive.prepare();
+    drives.push({ drive, id, epoch });
+  }
   const startedMs = performance.now();
   await Promise.all(
     drives.map(async ({ drive }) => {
@@ -74,7 +73,8 @@ async function drain({ cluster }: Bed, hostId: string): Promise<{ totalMs: numbe
   const startedMs = performance.now();
   const ordered = await cluster.drains.drainHost({ hostId, options: { concurrency: 64 } }, { timeoutMs: 30_000 });
   let last = ordered.drain!;
-  for await (const { drain: now } of cluster.drains.watchDrain({ drainId: last.id })) last = now!;
+  for await (const { drain: now } of cluster.drains.watchDrain({ drainId: last.id }, { timeoutMs: 600_000 }))
+    last = now!;
   const totalMs = performance.now() - startedMs;
   if (last.state !== DrainState.DONE) throw new Error(`the drain was not done: ${last.message}`);
   const downMs = last.machines.reduce((sum, { downtime }) => sum + Number(downtime?.totalMs ?? 0), 0);
