@@ -150,6 +150,8 @@ export class CopySource {
   readonly #over = new AbortController();
   /** The stopped volume's map and changes: it does not change any more. */
   #stoppedMap: Promise<AllocationMap> | null = null;
+  /** Which bytes of the last live snapshot are data: that never changes, wherever they lie. */
+  #newest: { readonly name: string; readonly map: AllocationMap } | null = null;
   readonly #stoppedChanges = new Map<string, Bitmap>();
   #readers = 0;
   /** Nobody has read the file in use yet: nobody has anything of it. */
@@ -238,7 +240,11 @@ export class CopySource {
         throw new NbdError('unknown_export', `${snapshot} is not exported (any more): ask for the next round`);
       }
       const path = isHeld ? this.#snapshotPath(snapshot) : await this.#imagePath();
-      const map = isStopped ? await this.#mapOfStopped(path) : await this.#disk.map(path, this.#image.sizeBytes);
+      const map = isStopped
+        ? await this.#mapOfStopped(path)
+        : this.#newest?.name === snapshot
+          ? this.#newest.map
+          : await this.#disk.map(path, this.#image.sizeBytes);
       const changed = this.#since.get(snapshot)?.context;
       const file = await FileExport.open(path, changed ? { map, changed } : { map });
       this.#readers += 1;
@@ -403,16 +409,20 @@ export class CopySource {
     }
     const live = { mode: 'snapshots', modeReason: snapshotsMode.reason, refused: '', snapshotMs } as const;
     const path = this.#snapshotPath(name);
-    const map = await this.#disk.map(path, this.#image.sizeBytes);
-    const since = new Map<string, Bitmap>();
-    for (const base of [this.#served.snapshot, have.snapshot]) {
-      if (base !== name && this.#held.has(base)) since.set(base, changedChunks(await this.#mapOfSnapshot(base), map));
-    }
+    const bases = [...new Set([this.#served.snapshot, have.snapshot])];
+    const held = bases.filter((base) => base !== name && this.#held.has(base));
+    // Both at once: whoever waits for this round may hold the lock of a network.
+    const [map, older] = await Promise.all([
+      this.#mapOfSnapshot(name),
+      Promise.all(held.map(async (base) => [base, await this.#mapOfSnapshot(base)] as const)),
+    ]);
+    this.#newest = { name, map };
+    const since = new Map(older.map(([base, before]) => [base, changedChunks(before, map)]));
     if (this.#served.snapshot !== name) await this.#served.moveTo(name, since.get(this.#served.snapshot) ?? null);
     await this.#served.putHoles(name, map);
     await this.#served.record();
-    await this.#drop((held) => held === name || held === have.snapshot);
-    for (const older of [...this.#since.keys()]) if (older !== name) this.#since.delete(older);
+    await this.#drop((snapshot) => snapshot === name || snapshot === have.snapshot);
+    for (const snapshot of [...this.#since.keys()]) if (snapshot !== name) this.#since.delete(snapshot);
     if (have.snapshot === name) return { ...live, ...this.#round(name, map, this.#since.get(name) ?? null) };
     const changed = since.get(have.snapshot);
     if (changed) return { ...live, ...this.#round(name, map, this.#context(name, have, changed)) };
@@ -431,11 +441,13 @@ export class CopySource {
   /** Makes the sums those of the stopped volume: what maps call unchanged is still known, everything else is not. */
   async #settle(): Promise<{ path: string; map: AllocationMap; sums: ServedSums }> {
     const path = await this.#imagePath();
-    const map = await this.#mapOfStopped(path);
     const name = this.#stoppedSnapshot;
+    const served = this.#served.snapshot;
+    const isHeld = this.#current.snapshot !== name && this.#held.has(served);
+    // The Machine is down: both maps at once.
+    const [map, before] = await Promise.all([this.#mapOfStopped(path), isHeld ? this.#mapOfSnapshot(served) : null]);
     if (this.#current.snapshot !== name) {
-      const served = this.#served.snapshot;
-      if (this.#held.has(served)) await this.#served.moveSoonTo(name, await this.#stoppedSince(served, map));
+      if (before) await this.#served.moveSoonTo(name, this.#changedAtStop(served, before, map));
       else if (served === '') await this.#served.moveTo(name, null);
       // The served ones stay as they are: they say what the destination has.
       else this.#stoppedSums = await ServedSums.create(this.#place(stoppedName), name);
@@ -451,7 +463,12 @@ export class CopySource {
 
   /** What of the stopped volume may differ from a held snapshot. */
   async #stoppedSince(snapshot: string, map: AllocationMap): Promise<Bitmap> {
-    const changed = this.#stoppedChanges.get(snapshot) ?? changedChunks(await this.#mapOfSnapshot(snapshot), map);
+    const known = this.#stoppedChanges.get(snapshot);
+    return known ?? this.#changedAtStop(snapshot, await this.#mapOfSnapshot(snapshot), map);
+  }
+
+  #changedAtStop(snapshot: string, before: AllocationMap, map: AllocationMap): Bitmap {
+    const changed = changedChunks(before, map);
     this.#stoppedChanges.set(snapshot, changed);
     return changed;
   }
