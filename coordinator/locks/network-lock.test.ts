@@ -151,6 +151,25 @@ test('a permit for a migration that nobody knows is respected while it keeps a M
   expect(harness.world.log.filter((line) => line === 'h3.stopForMigration')).toEqual([]);
 });
 
+test('a permit for a migration that nobody knows is given back soon after its Machine is up again', async () => {
+  await using harness = await network();
+  const lost = 'mig_01HF7YAT00000000000000DEAD';
+  agent(harness, 'h3').permits.set('alpha', { holder: lost, fence: 3n });
+  agent(harness, 'h1').rows.set(lost, {
+    handover: create(HandoverSchema, { migrationId: lost, machineId: first, role: 'source', step: 'stopped' }),
+    peer: 'h2',
+    epoch: 2n,
+    held: true,
+  });
+  const startMs = harness.clock.nowMs();
+  const seenMs = startMs + 40_000;
+  await harness.until(async () => (harness.clock.nowMs() >= seenMs ? true : undefined));
+  expect(agent(harness, 'h3').permits.get('alpha')?.holder).toBe(lost);
+  agent(harness, 'h1').rows.delete(lost);
+  await harness.until(async () => (agent(harness, 'h3').permits.get('alpha')?.holder === '' ? true : undefined));
+  expect(harness.clock.nowMs() - seenMs).toBeLessThanOrEqual(6000);
+});
+
 test('the lock of a migration that nobody knows is released once its source burnt it', async () => {
   await using harness = await network();
   const lost = 'mig_01HF7YAT00000000000000DEAD';
