@@ -1,15 +1,12 @@
-import { execFileSync } from 'node:child_process';
 import { createSocket, type Socket } from 'node:dgram';
-import { closeSync, mkdirSync, openSync, truncateSync } from 'node:fs';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { type Machine, MachineState } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { type Migration, MigrationState, type MigrationStrategy } from '../proto/gen/ferry/v1/migration_pb.ts';
 import { durationFromMs } from '../shared/duration.ts';
 import { TestCluster } from '../test/harness/cluster.ts';
-import { smallDisksMissing } from '../test/harness/disk.ts';
+import { mountXfs, xfsMissing } from '../test/harness/disk.ts';
 
-const gib = 1_073_741_824;
 const port = 8080;
 const probePauseMs = 2;
 
@@ -23,35 +20,17 @@ export interface Bed extends AsyncDisposable {
 /** Starts two hosts. `diskGib`: size of each one's disk; sparse, so that only what is written counts. */
 export async function makeBed(diskGib: number, coordinatorFlags: Readonly<Record<string, string>> = {}): Promise<Bed> {
   const hosts = ['host-a', 'host-b'];
-  const missing = smallDisksMissing() ?? xfsMissing();
+  const missing = xfsMissing();
   const cluster = await TestCluster.start({
     hosts,
     agentFlags: { retention: '0s' },
     coordinatorFlags,
     prepare: (dir) => {
-      if (missing === null) for (const host of hosts) mountXfs(join(dir, host), diskGib);
+      if (missing === null) for (const host of hosts) mountXfs(join(dir, host), diskGib * 1024);
     },
   });
   const disks = missing === null ? 'XFS with reflinks on loop devices' : `the folder's own file system (${missing})`;
   return { cluster, disks, [Symbol.asyncDispose]: () => cluster[Symbol.asyncDispose]() };
-}
-
-function xfsMissing(): string | null {
-  try {
-    execFileSync('mkfs.xfs', ['-V'], { stdio: 'ignore' });
-    return null;
-  } catch {
-    return 'needs mkfs.xfs (Debian: xfsprogs)';
-  }
-}
-
-function mountXfs(dir: string, sizeGib: number): void {
-  mkdirSync(dir, { recursive: true });
-  const image = `${dir}.disk`;
-  closeSync(openSync(image, 'w'));
-  truncateSync(image, sizeGib * gib);
-  execFileSync('mkfs.xfs', ['-q', '-m', 'reflink=1', image], { stdio: 'ignore' });
-  execFileSync('mount', ['-o', 'loop', image, dir]);
 }
 
 /** What a Machine of the benchmarks shall be. */

@@ -1,3 +1,4 @@
+// Past 300 lines: one server under every client, the standard tools and hostile ones among them.
 import { execFile, execFileSync, spawn } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';

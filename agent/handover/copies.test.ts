@@ -1,3 +1,4 @@
+// Past 300 lines: every way in which a copy can go at its destination, over one fake source.
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { describe, expect, it } from 'vitest';
 import { OpenExportResponseSchema } from '../../proto/gen/ferry/v1/handover_pb.ts';

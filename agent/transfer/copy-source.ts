@@ -240,11 +240,10 @@ export class CopySource {
         throw new NbdError('unknown_export', `${snapshot} is not exported (any more): ask for the next round`);
       }
       const path = isHeld ? this.#snapshotPath(snapshot) : await this.#imagePath();
+      const known = this.#newest?.name === snapshot ? this.#newest.map : undefined;
       const map = isStopped
         ? await this.#mapOfStopped(path)
-        : this.#newest?.name === snapshot
-          ? this.#newest.map
-          : await this.#disk.map(path, this.#image.sizeBytes);
+        : (known ?? (await this.#disk.map(path, this.#image.sizeBytes)));
       const changed = this.#since.get(snapshot)?.context;
       const file = await FileExport.open(path, changed ? { map, changed } : { map });
       this.#readers += 1;

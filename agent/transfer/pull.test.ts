@@ -1,3 +1,4 @@
+// Past 300 lines: every way in which a copy can be cut, resumed and repaired, over one fake source and disk.
 import { createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';

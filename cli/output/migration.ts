@@ -7,31 +7,17 @@ import {
   MoveReason,
   type StepReport,
 } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { stepsInOrder } from '../../shared/migration-steps.ts';
 import { downtimeLines } from './machine.ts';
 import { renderPrecopy } from './precopy.ts';
 import { keyValues, table } from './table.ts';
 import { betweenMs, formatBytes, formatLeft, formatMs, formatTime, word } from './units.ts';
 import { waitText } from './wait.ts';
 
-/** The steps in the order in which they are taken; each one's place is its number. */
-const stepOrder: readonly MigrationStep[] = [
-  MigrationStep.PLAN,
-  MigrationStep.PREPARE,
-  MigrationStep.PRECOPY,
-  MigrationStep.LOCK,
-  MigrationStep.STOP,
-  MigrationStep.FORK,
-  MigrationStep.RELINQUISH,
-  MigrationStep.ACCEPT,
-  MigrationStep.START,
-  MigrationStep.RELEASE,
-  MigrationStep.SETTLE,
-];
-
-/** "[ 4/10] stop      ". */
+/** A step with its place in the order: "[ 4/10] stop      ". */
 export function stepLabel(step: MigrationStep): string {
-  const number = String(Math.max(0, stepOrder.indexOf(step))).padStart(2);
-  return `[${number}/${stepOrder.length - 1}] ${word(MigrationStep, step).padEnd(10)}`;
+  const number = String(Math.max(0, stepsInOrder.indexOf(step))).padStart(2);
+  return `[${number}/${stepsInOrder.length - 1}] ${word(MigrationStep, step).padEnd(10)}`;
 }
 
 /** "maintenance, ordered by alice", "ordered by alice", ...; empty when nobody said anything. */

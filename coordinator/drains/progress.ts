@@ -1,5 +1,6 @@
 import { type Drain, type DrainMachine, DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { type Migration, MigrationStep, MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { stepsInOrder } from '../../shared/migration-steps.ts';
 import { copyBytesPerSecondDefault, lockOverheadMs } from '../placement/estimate.ts';
 import type { MoveLimits } from '../placement/order.ts';
 import { type Job, type Speeds, simulate } from '../placement/simulate.ts';
@@ -94,6 +95,5 @@ function phaseOf(migration: Migration | undefined): Job['phase'] {
   if (migration === undefined) return 'copying';
   const { step } = migration;
   if (step === MigrationStep.LOCK) return migration.holdsLock ? 'locked' : 'queued';
-  const before = step <= MigrationStep.PREPARE || step === MigrationStep.PRECOPY;
-  return before ? 'copying' : 'locked';
+  return stepsInOrder.indexOf(step) < stepsInOrder.indexOf(MigrationStep.LOCK) ? 'copying' : 'locked';
 }

@@ -10,8 +10,8 @@ import {
   HealthCheckResponseSchema,
   HealthCheckResponse_ServingStatus as Status,
 } from '../../proto/gen/grpc/health/v1/health_pb.ts';
+import { stepsInOrder } from '../../shared/migration-steps.ts';
 import { TestCluster } from '../harness/cluster.ts';
-import { inOrder } from '../harness/crash.ts';
 import { GrpcClient } from '../harness/grpc.ts';
 
 const run = promisify(execFile);
@@ -129,10 +129,10 @@ describe('@grpc/grpc-js, another implementation', () => {
     expect(code).toBe(status.OK);
     const seen = messages.map(({ migration }) => migration!);
     expect(seen.every(({ id }) => id === migrationId)).toBe(true);
-    const places = seen.map(({ step }) => inOrder.indexOf(step));
+    const places = seen.map(({ step }) => stepsInOrder.indexOf(step));
     expect(places).toEqual(places.toSorted((a, b) => a - b));
     expect(seen.at(-1)).toMatchObject({ state: MigrationState.MOVED, settled: true });
-    expect(seen.at(-1)!.steps).toHaveLength(inOrder.length);
+    expect(seen.at(-1)!.steps).toHaveLength(stepsInOrder.length);
     const unknown = await migrations.stream('watchMigration', WatchMigrationResponseSchema, { migrationId: 'mig_x' });
     expect(unknown).toMatchObject({ code: status.INVALID_ARGUMENT, messages: [] });
   });

@@ -1,3 +1,4 @@
+// Past 300 lines because it is one noun: a cluster of real processes, and all that tests do to it.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'vitest';
 import { type Migration, MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { toFerryError } from '../../shared/error.ts';
+import { stepsInOrder } from '../../shared/migration-steps.ts';
 import { TestCluster } from './cluster.ts';
 import { LedgerLoad } from './ledger.ts';
 import { doubles, observe } from './observe.ts';
@@ -49,26 +50,11 @@ export async function crashDuring(
   return migration;
 }
 
-/** The steps in the order in which they are taken, which is not that of their numbers. */
-export const inOrder: readonly MigrationStep[] = [
-  MigrationStep.PLAN,
-  MigrationStep.PREPARE,
-  MigrationStep.PRECOPY,
-  MigrationStep.LOCK,
-  MigrationStep.STOP,
-  MigrationStep.FORK,
-  MigrationStep.RELINQUISH,
-  MigrationStep.ACCEPT,
-  MigrationStep.START,
-  MigrationStep.RELEASE,
-  MigrationStep.SETTLE,
-];
-
 /** Resolves when a migration is seen in a step, or beyond it. */
 export async function untilStep(cluster: TestCluster, migrationId: string, step: MigrationStep): Promise<void> {
   for await (const { migration } of cluster.migrations.watchMigration({ migrationId }, { timeoutMs: 60_000 })) {
     if (migration === undefined) continue;
-    const isThere = inOrder.indexOf(migration.step) >= inOrder.indexOf(step);
+    const isThere = stepsInOrder.indexOf(migration.step) >= stepsInOrder.indexOf(step);
     if (isThere || migration.state !== MigrationState.RUNNING) return;
   }
 }

@@ -4,7 +4,7 @@ import { type Verdict, verifyLedger } from '../../examples/ledger/verify.ts';
 import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import type { TestCluster } from './cluster.ts';
 
-/** A client that appends all the time to a ledger that runs as any Machine; that of LedgerLoad brings its own Machine. */
+/** A client that keeps appending to a ledger, whichever Machine runs it; `LedgerLoad` runs the Machine, too. */
 export interface Load {
   /** Resolves after so many more acknowledgements. */
   more(count: number): Promise<void>;

@@ -1,3 +1,4 @@
+// Past 300 lines: the whole port on real processes, with one way to start and to look at them.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { link, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
