@@ -8,7 +8,7 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { CopyLimits, Host, RememberedHost } from "./host_pb.ts";
 import { file_ferry_v1_host } from "./host_pb.ts";
-import type { Machine, MachineConfig } from "./machine_pb.ts";
+import type { Machine, MachineConfig, MachineEvent } from "./machine_pb.ts";
 import { file_ferry_v1_machine } from "./machine_pb.ts";
 import type { Volume, VolumeExport } from "./volume_pb.ts";
 import { file_ferry_v1_volume } from "./volume_pb.ts";
@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file ferry/v1/agent.proto.
  */
 export const file_ferry_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("ChRmZXJyeS92MS9hZ2VudC5wcm90bxIIZmVycnkudjEirAEKFENyZWF0ZU1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRILCgNhcHAYAyABKAkSDwoHbmV0d29yaxgEIAEoCRIWCg5uZXR3b3JrX251bWJlchgFIAEoDRInCgZjb25maWcYBiABKAsyFy5mZXJyeS52MS5NYWNoaW5lQ29uZmlnEhMKC3NraXBfbGF1bmNoGAcgASgIIjsKFUNyZWF0ZU1hY2hpbmVSZXNwb25zZRIiCgdtYWNoaW5lGAEgASgLMhEuZmVycnkudjEuTWFjaGluZSIsChZBZ2VudEdldE1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkiPQoXQWdlbnRHZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUiGgoYQWdlbnRMaXN0TWFjaGluZXNSZXF1ZXN0IkAKGUFnZW50TGlzdE1hY2hpbmVzUmVzcG9uc2USIwoIbWFjaGluZXMYASADKAsyES5mZXJyeS52MS5NYWNoaW5lIrABChZBZ2VudFNldE1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDgoGYWN0aW9uGAIgASgJEg4KBnNpZ25hbBgDIAEoCRIqCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBWZvcmNlGAUgASgIEicKBHdhaXQYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSwoXQWdlbnRTZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUSDAoEbm90ZRgCIAEoCSJRChdBZ2VudE1hY2hpbmVMb2dzUmVxdWVzdBISCgptYWNoaW5lX2lkGAEgASgJEhIKCnRhaWxfbGluZXMYAiABKA0SDgoGZm9sbG93GAMgASgIIigKGEFnZW50TWFjaGluZUxvZ3NSZXNwb25zZRIMCgRsaW5lGAEgASgJImIKGEFnZW50Q3JlYXRlVm9sdW1lUmVxdWVzdBIRCgl2b2x1bWVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgEEhEKCWZyb21fcGF0aBgEIAEoCSI9ChlBZ2VudENyZWF0ZVZvbHVtZVJlc3BvbnNlEiAKBnZvbHVtZRgBIAEoCzIQLmZlcnJ5LnYxLlZvbHVtZSIZChdBZ2VudExpc3RWb2x1bWVzUmVxdWVzdCI9ChhBZ2VudExpc3RWb2x1bWVzUmVzcG9uc2USIQoHdm9sdW1lcxgBIAMoCzIQLmZlcnJ5LnYxLlZvbHVtZSIuChlBZ2VudERlc3Ryb3lWb2x1bWVSZXF1ZXN0EhEKCXZvbHVtZV9pZBgBIAEoCSIcChpBZ2VudERlc3Ryb3lWb2x1bWVSZXNwb25zZSJVChhBZ2VudEV4cG9ydFZvbHVtZVJlcXVlc3QSEQoJdm9sdW1lX2lkGAEgASgJEiYKA3R0bBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJDChlBZ2VudEV4cG9ydFZvbHVtZVJlc3BvbnNlEiYKBmV4cG9ydBgBIAEoCzIWLmZlcnJ5LnYxLlZvbHVtZUV4cG9ydCIkChBTZXRDb3Jkb25SZXF1ZXN0EhAKCGNvcmRvbmVkGAEgASgIIhMKEVNldENvcmRvblJlc3BvbnNlIjwKFFNldENvcHlMaW1pdHNSZXF1ZXN0EiQKBmxpbWl0cxgBIAEoCzIULmZlcnJ5LnYxLkNvcHlMaW1pdHMiFwoVU2V0Q29weUxpbWl0c1Jlc3BvbnNlIjIKD1NldERyYWluUmVxdWVzdBINCgVkcmFpbhgBIAEoDBIQCghkcmFpbl9pZBgCIAEoCSISChBTZXREcmFpblJlc3BvbnNlIhcKFUdldERyYWluUmVjb3JkUmVxdWVzdCI5ChZHZXREcmFpblJlY29yZFJlc3BvbnNlEg0KBWRyYWluGAEgASgMEhAKCGRyYWluX2lkGAIgASgJIhAKDkdldEhvc3RSZXF1ZXN0ImMKD0dldEhvc3RSZXNwb25zZRIcCgRob3N0GAEgASgLMg4uZmVycnkudjEuSG9zdBIyChByZW1lbWJlcmVkX2hvc3RzGAIgAygLMhguZmVycnkudjEuUmVtZW1iZXJlZEhvc3QiJAoRRm9yZ2V0SG9zdFJlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCSIUChJGb3JnZXRIb3N0UmVzcG9uc2Uy/AkKDEFnZW50U2VydmljZRJQCg1DcmVhdGVNYWNoaW5lEh4uZmVycnkudjEuQ3JlYXRlTWFjaGluZVJlcXVlc3QaHy5mZXJyeS52MS5DcmVhdGVNYWNoaW5lUmVzcG9uc2USVgoPQWdlbnRHZXRNYWNoaW5lEiAuZmVycnkudjEuQWdlbnRHZXRNYWNoaW5lUmVxdWVzdBohLmZlcnJ5LnYxLkFnZW50R2V0TWFjaGluZVJlc3BvbnNlElwKEUFnZW50TGlzdE1hY2hpbmVzEiIuZmVycnkudjEuQWdlbnRMaXN0TWFjaGluZXNSZXF1ZXN0GiMuZmVycnkudjEuQWdlbnRMaXN0TWFjaGluZXNSZXNwb25zZRJWCg9BZ2VudFNldE1hY2hpbmUSIC5mZXJyeS52MS5BZ2VudFNldE1hY2hpbmVSZXF1ZXN0GiEuZmVycnkudjEuQWdlbnRTZXRNYWNoaW5lUmVzcG9uc2USWwoQQWdlbnRNYWNoaW5lTG9ncxIhLmZlcnJ5LnYxLkFnZW50TWFjaGluZUxvZ3NSZXF1ZXN0GiIuZmVycnkudjEuQWdlbnRNYWNoaW5lTG9nc1Jlc3BvbnNlMAESXAoRQWdlbnRDcmVhdGVWb2x1bWUSIi5mZXJyeS52MS5BZ2VudENyZWF0ZVZvbHVtZVJlcXVlc3QaIy5mZXJyeS52MS5BZ2VudENyZWF0ZVZvbHVtZVJlc3BvbnNlElkKEEFnZW50TGlzdFZvbHVtZXMSIS5mZXJyeS52MS5BZ2VudExpc3RWb2x1bWVzUmVxdWVzdBoiLmZlcnJ5LnYxLkFnZW50TGlzdFZvbHVtZXNSZXNwb25zZRJfChJBZ2VudERlc3Ryb3lWb2x1bWUSIy5mZXJyeS52MS5BZ2VudERlc3Ryb3lWb2x1bWVSZXF1ZXN0GiQuZmVycnkudjEuQWdlbnREZXN0cm95Vm9sdW1lUmVzcG9uc2USXAoRQWdlbnRFeHBvcnRWb2x1bWUSIi5mZXJyeS52MS5BZ2VudEV4cG9ydFZvbHVtZVJlcXVlc3QaIy5mZXJyeS52MS5BZ2VudEV4cG9ydFZvbHVtZVJlc3BvbnNlEkQKCVNldENvcmRvbhIaLmZlcnJ5LnYxLlNldENvcmRvblJlcXVlc3QaGy5mZXJyeS52MS5TZXRDb3Jkb25SZXNwb25zZRJQCg1TZXRDb3B5TGltaXRzEh4uZmVycnkudjEuU2V0Q29weUxpbWl0c1JlcXVlc3QaHy5mZXJyeS52MS5TZXRDb3B5TGltaXRzUmVzcG9uc2USQQoIU2V0RHJhaW4SGS5mZXJyeS52MS5TZXREcmFpblJlcXVlc3QaGi5mZXJyeS52MS5TZXREcmFpblJlc3BvbnNlElMKDkdldERyYWluUmVjb3JkEh8uZmVycnkudjEuR2V0RHJhaW5SZWNvcmRSZXF1ZXN0GiAuZmVycnkudjEuR2V0RHJhaW5SZWNvcmRSZXNwb25zZRI+CgdHZXRIb3N0EhguZmVycnkudjEuR2V0SG9zdFJlcXVlc3QaGS5mZXJyeS52MS5HZXRIb3N0UmVzcG9uc2USRwoKRm9yZ2V0SG9zdBIbLmZlcnJ5LnYxLkZvcmdldEhvc3RSZXF1ZXN0GhwuZmVycnkudjEuRm9yZ2V0SG9zdFJlc3BvbnNlYgZwcm90bzM", [file_ferry_v1_host, file_ferry_v1_machine, file_ferry_v1_volume, file_google_protobuf_duration]);
+  fileDesc("ChRmZXJyeS92MS9hZ2VudC5wcm90bxIIZmVycnkudjEirAEKFENyZWF0ZU1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRILCgNhcHAYAyABKAkSDwoHbmV0d29yaxgEIAEoCRIWCg5uZXR3b3JrX251bWJlchgFIAEoDRInCgZjb25maWcYBiABKAsyFy5mZXJyeS52MS5NYWNoaW5lQ29uZmlnEhMKC3NraXBfbGF1bmNoGAcgASgIIjsKFUNyZWF0ZU1hY2hpbmVSZXNwb25zZRIiCgdtYWNoaW5lGAEgASgLMhEuZmVycnkudjEuTWFjaGluZSIsChZBZ2VudEdldE1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkiPQoXQWdlbnRHZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUiGgoYQWdlbnRMaXN0TWFjaGluZXNSZXF1ZXN0IkAKGUFnZW50TGlzdE1hY2hpbmVzUmVzcG9uc2USIwoIbWFjaGluZXMYASADKAsyES5mZXJyeS52MS5NYWNoaW5lIrABChZBZ2VudFNldE1hY2hpbmVSZXF1ZXN0EhIKCm1hY2hpbmVfaWQYASABKAkSDgoGYWN0aW9uGAIgASgJEg4KBnNpZ25hbBgDIAEoCRIqCgd0aW1lb3V0GAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg0KBWZvcmNlGAUgASgIEicKBHdhaXQYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iSwoXQWdlbnRTZXRNYWNoaW5lUmVzcG9uc2USIgoHbWFjaGluZRgBIAEoCzIRLmZlcnJ5LnYxLk1hY2hpbmUSDAoEbm90ZRgCIAEoCSJRChdBZ2VudE1hY2hpbmVMb2dzUmVxdWVzdBISCgptYWNoaW5lX2lkGAEgASgJEhIKCnRhaWxfbGluZXMYAiABKA0SDgoGZm9sbG93GAMgASgIIigKGEFnZW50TWFjaGluZUxvZ3NSZXNwb25zZRIMCgRsaW5lGAEgASgJImIKGEFnZW50Q3JlYXRlVm9sdW1lUmVxdWVzdBIRCgl2b2x1bWVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRISCgpzaXplX2J5dGVzGAMgASgEEhEKCWZyb21fcGF0aBgEIAEoCSI9ChlBZ2VudENyZWF0ZVZvbHVtZVJlc3BvbnNlEiAKBnZvbHVtZRgBIAEoCzIQLmZlcnJ5LnYxLlZvbHVtZSIZChdBZ2VudExpc3RWb2x1bWVzUmVxdWVzdCI9ChhBZ2VudExpc3RWb2x1bWVzUmVzcG9uc2USIQoHdm9sdW1lcxgBIAMoCzIQLmZlcnJ5LnYxLlZvbHVtZSJRChlBZ2VudERlc3Ryb3lWb2x1bWVSZXF1ZXN0EhEKCXZvbHVtZV9pZBgBIAEoCRINCgVmb3JjZRgCIAEoCBISCgpvcmRlcmVkX2J5GAMgASgJIj4KGkFnZW50RGVzdHJveVZvbHVtZVJlc3BvbnNlEiAKBnZvbHVtZRgBIAEoCzIQLmZlcnJ5LnYxLlZvbHVtZSJSChVBZ2VudE5vdGVFdmVudFJlcXVlc3QSEgoKbWFjaGluZV9pZBgBIAEoCRIlCgVldmVudBgCIAEoCzIWLmZlcnJ5LnYxLk1hY2hpbmVFdmVudCIYChZBZ2VudE5vdGVFdmVudFJlc3BvbnNlIlUKGEFnZW50RXhwb3J0Vm9sdW1lUmVxdWVzdBIRCgl2b2x1bWVfaWQYASABKAkSJgoDdHRsGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIkMKGUFnZW50RXhwb3J0Vm9sdW1lUmVzcG9uc2USJgoGZXhwb3J0GAEgASgLMhYuZmVycnkudjEuVm9sdW1lRXhwb3J0IiQKEFNldENvcmRvblJlcXVlc3QSEAoIY29yZG9uZWQYASABKAgiEwoRU2V0Q29yZG9uUmVzcG9uc2UiPAoUU2V0Q29weUxpbWl0c1JlcXVlc3QSJAoGbGltaXRzGAEgASgLMhQuZmVycnkudjEuQ29weUxpbWl0cyIXChVTZXRDb3B5TGltaXRzUmVzcG9uc2UiMgoPU2V0RHJhaW5SZXF1ZXN0Eg0KBWRyYWluGAEgASgMEhAKCGRyYWluX2lkGAIgASgJIhIKEFNldERyYWluUmVzcG9uc2UiFwoVR2V0RHJhaW5SZWNvcmRSZXF1ZXN0IjkKFkdldERyYWluUmVjb3JkUmVzcG9uc2USDQoFZHJhaW4YASABKAwSEAoIZHJhaW5faWQYAiABKAkiEAoOR2V0SG9zdFJlcXVlc3QiYwoPR2V0SG9zdFJlc3BvbnNlEhwKBGhvc3QYASABKAsyDi5mZXJyeS52MS5Ib3N0EjIKEHJlbWVtYmVyZWRfaG9zdHMYAiADKAsyGC5mZXJyeS52MS5SZW1lbWJlcmVkSG9zdCIkChFGb3JnZXRIb3N0UmVxdWVzdBIPCgdob3N0X2lkGAEgASgJIhQKEkZvcmdldEhvc3RSZXNwb25zZTLRCgoMQWdlbnRTZXJ2aWNlElAKDUNyZWF0ZU1hY2hpbmUSHi5mZXJyeS52MS5DcmVhdGVNYWNoaW5lUmVxdWVzdBofLmZlcnJ5LnYxLkNyZWF0ZU1hY2hpbmVSZXNwb25zZRJWCg9BZ2VudEdldE1hY2hpbmUSIC5mZXJyeS52MS5BZ2VudEdldE1hY2hpbmVSZXF1ZXN0GiEuZmVycnkudjEuQWdlbnRHZXRNYWNoaW5lUmVzcG9uc2USXAoRQWdlbnRMaXN0TWFjaGluZXMSIi5mZXJyeS52MS5BZ2VudExpc3RNYWNoaW5lc1JlcXVlc3QaIy5mZXJyeS52MS5BZ2VudExpc3RNYWNoaW5lc1Jlc3BvbnNlElYKD0FnZW50U2V0TWFjaGluZRIgLmZlcnJ5LnYxLkFnZW50U2V0TWFjaGluZVJlcXVlc3QaIS5mZXJyeS52MS5BZ2VudFNldE1hY2hpbmVSZXNwb25zZRJbChBBZ2VudE1hY2hpbmVMb2dzEiEuZmVycnkudjEuQWdlbnRNYWNoaW5lTG9nc1JlcXVlc3QaIi5mZXJyeS52MS5BZ2VudE1hY2hpbmVMb2dzUmVzcG9uc2UwARJcChFBZ2VudENyZWF0ZVZvbHVtZRIiLmZlcnJ5LnYxLkFnZW50Q3JlYXRlVm9sdW1lUmVxdWVzdBojLmZlcnJ5LnYxLkFnZW50Q3JlYXRlVm9sdW1lUmVzcG9uc2USWQoQQWdlbnRMaXN0Vm9sdW1lcxIhLmZlcnJ5LnYxLkFnZW50TGlzdFZvbHVtZXNSZXF1ZXN0GiIuZmVycnkudjEuQWdlbnRMaXN0Vm9sdW1lc1Jlc3BvbnNlEl8KEkFnZW50RGVzdHJveVZvbHVtZRIjLmZlcnJ5LnYxLkFnZW50RGVzdHJveVZvbHVtZVJlcXVlc3QaJC5mZXJyeS52MS5BZ2VudERlc3Ryb3lWb2x1bWVSZXNwb25zZRJTCg5BZ2VudE5vdGVFdmVudBIfLmZlcnJ5LnYxLkFnZW50Tm90ZUV2ZW50UmVxdWVzdBogLmZlcnJ5LnYxLkFnZW50Tm90ZUV2ZW50UmVzcG9uc2USXAoRQWdlbnRFeHBvcnRWb2x1bWUSIi5mZXJyeS52MS5BZ2VudEV4cG9ydFZvbHVtZVJlcXVlc3QaIy5mZXJyeS52MS5BZ2VudEV4cG9ydFZvbHVtZVJlc3BvbnNlEkQKCVNldENvcmRvbhIaLmZlcnJ5LnYxLlNldENvcmRvblJlcXVlc3QaGy5mZXJyeS52MS5TZXRDb3Jkb25SZXNwb25zZRJQCg1TZXRDb3B5TGltaXRzEh4uZmVycnkudjEuU2V0Q29weUxpbWl0c1JlcXVlc3QaHy5mZXJyeS52MS5TZXRDb3B5TGltaXRzUmVzcG9uc2USQQoIU2V0RHJhaW4SGS5mZXJyeS52MS5TZXREcmFpblJlcXVlc3QaGi5mZXJyeS52MS5TZXREcmFpblJlc3BvbnNlElMKDkdldERyYWluUmVjb3JkEh8uZmVycnkudjEuR2V0RHJhaW5SZWNvcmRSZXF1ZXN0GiAuZmVycnkudjEuR2V0RHJhaW5SZWNvcmRSZXNwb25zZRI+CgdHZXRIb3N0EhguZmVycnkudjEuR2V0SG9zdFJlcXVlc3QaGS5mZXJyeS52MS5HZXRIb3N0UmVzcG9uc2USRwoKRm9yZ2V0SG9zdBIbLmZlcnJ5LnYxLkZvcmdldEhvc3RSZXF1ZXN0GhwuZmVycnkudjEuRm9yZ2V0SG9zdFJlc3BvbnNlYgZwcm90bzM", [file_ferry_v1_host, file_ferry_v1_machine, file_ferry_v1_volume, file_google_protobuf_duration]);
 
 /**
  * Create a Machine here.
@@ -435,6 +435,20 @@ export type AgentDestroyVolumeRequest = Message<"ferry.v1.AgentDestroyVolumeRequ
    * @generated from field: string volume_id = 1;
    */
   volumeId: string;
+
+  /**
+   * See DestroyVolumeRequest.
+   *
+   * @generated from field: bool force = 2;
+   */
+  force: boolean;
+
+  /**
+   * Who orders it.
+   *
+   * @generated from field: string ordered_by = 3;
+   */
+  orderedBy: string;
 };
 
 /**
@@ -445,11 +459,17 @@ export const AgentDestroyVolumeRequestSchema: GenMessage<AgentDestroyVolumeReque
   messageDesc(file_ferry_v1_agent, 14);
 
 /**
- * It is gone.
+ * It is gone, or will be.
  *
  * @generated from message ferry.v1.AgentDestroyVolumeResponse
  */
 export type AgentDestroyVolumeResponse = Message<"ferry.v1.AgentDestroyVolumeResponse"> & {
+  /**
+   * Set while it is still kept: until its destroy_at.
+   *
+   * @generated from field: ferry.v1.Volume volume = 1;
+   */
+  volume?: Volume | undefined;
 };
 
 /**
@@ -458,6 +478,49 @@ export type AgentDestroyVolumeResponse = Message<"ferry.v1.AgentDestroyVolumeRes
  */
 export const AgentDestroyVolumeResponseSchema: GenMessage<AgentDestroyVolumeResponse> = /*@__PURE__*/
   messageDesc(file_ferry_v1_agent, 15);
+
+/**
+ * Write down, in the event log of a Machine that this host owns, what happened elsewhere.
+ *
+ * @generated from message ferry.v1.AgentNoteEventRequest
+ */
+export type AgentNoteEventRequest = Message<"ferry.v1.AgentNoteEventRequest"> & {
+  /**
+   * Machine ID.
+   *
+   * @generated from field: string machine_id = 1;
+   */
+  machineId: string;
+
+  /**
+   * "accept": an operator goes on with what moved. Noted once for a type and migration.
+   *
+   * @generated from field: ferry.v1.MachineEvent event = 2;
+   */
+  event?: MachineEvent | undefined;
+};
+
+/**
+ * Describes the message ferry.v1.AgentNoteEventRequest.
+ * Use `create(AgentNoteEventRequestSchema)` to create a new message.
+ */
+export const AgentNoteEventRequestSchema: GenMessage<AgentNoteEventRequest> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_agent, 16);
+
+/**
+ * It is in the log.
+ *
+ * @generated from message ferry.v1.AgentNoteEventResponse
+ */
+export type AgentNoteEventResponse = Message<"ferry.v1.AgentNoteEventResponse"> & {
+};
+
+/**
+ * Describes the message ferry.v1.AgentNoteEventResponse.
+ * Use `create(AgentNoteEventResponseSchema)` to create a new message.
+ */
+export const AgentNoteEventResponseSchema: GenMessage<AgentNoteEventResponse> = /*@__PURE__*/
+  messageDesc(file_ferry_v1_agent, 17);
 
 /**
  * Open a volume for standard NBD tools. A volume in use is refused: its bytes would change while they are read.
@@ -485,7 +548,7 @@ export type AgentExportVolumeRequest = Message<"ferry.v1.AgentExportVolumeReques
  * Use `create(AgentExportVolumeRequestSchema)` to create a new message.
  */
 export const AgentExportVolumeRequestSchema: GenMessage<AgentExportVolumeRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 16);
+  messageDesc(file_ferry_v1_agent, 18);
 
 /**
  * The export.
@@ -506,7 +569,7 @@ export type AgentExportVolumeResponse = Message<"ferry.v1.AgentExportVolumeRespo
  * Use `create(AgentExportVolumeResponseSchema)` to create a new message.
  */
 export const AgentExportVolumeResponseSchema: GenMessage<AgentExportVolumeResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 17);
+  messageDesc(file_ferry_v1_agent, 19);
 
 /**
  * Record the cordon in the agent's journal, so that a lost store can be rebuilt.
@@ -527,7 +590,7 @@ export type SetCordonRequest = Message<"ferry.v1.SetCordonRequest"> & {
  * Use `create(SetCordonRequestSchema)` to create a new message.
  */
 export const SetCordonRequestSchema: GenMessage<SetCordonRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 18);
+  messageDesc(file_ferry_v1_agent, 20);
 
 /**
  * It is durable.
@@ -542,7 +605,7 @@ export type SetCordonResponse = Message<"ferry.v1.SetCordonResponse"> & {
  * Use `create(SetCordonResponseSchema)` to create a new message.
  */
 export const SetCordonResponseSchema: GenMessage<SetCordonResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 19);
+  messageDesc(file_ferry_v1_agent, 21);
 
 /**
  * Limit the copies that leave and reach this host; felt by those under way within a second. Kept in the journal.
@@ -563,7 +626,7 @@ export type SetCopyLimitsRequest = Message<"ferry.v1.SetCopyLimitsRequest"> & {
  * Use `create(SetCopyLimitsRequestSchema)` to create a new message.
  */
 export const SetCopyLimitsRequestSchema: GenMessage<SetCopyLimitsRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 20);
+  messageDesc(file_ferry_v1_agent, 22);
 
 /**
  * They are durable.
@@ -578,7 +641,7 @@ export type SetCopyLimitsResponse = Message<"ferry.v1.SetCopyLimitsResponse"> & 
  * Use `create(SetCopyLimitsResponseSchema)` to create a new message.
  */
 export const SetCopyLimitsResponseSchema: GenMessage<SetCopyLimitsResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 21);
+  messageDesc(file_ferry_v1_agent, 23);
 
 /**
  * Record the host's drain in the agent's journal, so that a lost store can be rebuilt.
@@ -606,7 +669,7 @@ export type SetDrainRequest = Message<"ferry.v1.SetDrainRequest"> & {
  * Use `create(SetDrainRequestSchema)` to create a new message.
  */
 export const SetDrainRequestSchema: GenMessage<SetDrainRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 22);
+  messageDesc(file_ferry_v1_agent, 24);
 
 /**
  * It is durable.
@@ -621,7 +684,7 @@ export type SetDrainResponse = Message<"ferry.v1.SetDrainResponse"> & {
  * Use `create(SetDrainResponseSchema)` to create a new message.
  */
 export const SetDrainResponseSchema: GenMessage<SetDrainResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 23);
+  messageDesc(file_ferry_v1_agent, 25);
 
 /**
  * Read what SetDrain recorded.
@@ -636,7 +699,7 @@ export type GetDrainRecordRequest = Message<"ferry.v1.GetDrainRecordRequest"> & 
  * Use `create(GetDrainRecordRequestSchema)` to create a new message.
  */
 export const GetDrainRecordRequestSchema: GenMessage<GetDrainRecordRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 24);
+  messageDesc(file_ferry_v1_agent, 26);
 
 /**
  * The record.
@@ -664,7 +727,7 @@ export type GetDrainRecordResponse = Message<"ferry.v1.GetDrainRecordResponse"> 
  * Use `create(GetDrainRecordResponseSchema)` to create a new message.
  */
 export const GetDrainRecordResponseSchema: GenMessage<GetDrainRecordResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 25);
+  messageDesc(file_ferry_v1_agent, 27);
 
 /**
  * Ask how the host is.
@@ -679,7 +742,7 @@ export type GetHostRequest = Message<"ferry.v1.GetHostRequest"> & {
  * Use `create(GetHostRequestSchema)` to create a new message.
  */
 export const GetHostRequestSchema: GenMessage<GetHostRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 26);
+  messageDesc(file_ferry_v1_agent, 28);
 
 /**
  * The host.
@@ -707,7 +770,7 @@ export type GetHostResponse = Message<"ferry.v1.GetHostResponse"> & {
  * Use `create(GetHostResponseSchema)` to create a new message.
  */
 export const GetHostResponseSchema: GenMessage<GetHostResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 27);
+  messageDesc(file_ferry_v1_agent, 29);
 
 /**
  * Remember a host no longer: an operator removed it.
@@ -728,7 +791,7 @@ export type ForgetHostRequest = Message<"ferry.v1.ForgetHostRequest"> & {
  * Use `create(ForgetHostRequestSchema)` to create a new message.
  */
 export const ForgetHostRequestSchema: GenMessage<ForgetHostRequest> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 28);
+  messageDesc(file_ferry_v1_agent, 30);
 
 /**
  * It is durable.
@@ -743,7 +806,7 @@ export type ForgetHostResponse = Message<"ferry.v1.ForgetHostResponse"> & {
  * Use `create(ForgetHostResponseSchema)` to create a new message.
  */
 export const ForgetHostResponseSchema: GenMessage<ForgetHostResponse> = /*@__PURE__*/
-  messageDesc(file_ferry_v1_agent, 29);
+  messageDesc(file_ferry_v1_agent, 31);
 
 /**
  * What a coordinator asks of the agent of one host. The agent is the truth about its Machines and volumes.
@@ -830,6 +893,16 @@ export const AgentService: GenService<{
     methodKind: "unary";
     input: typeof AgentDestroyVolumeRequestSchema;
     output: typeof AgentDestroyVolumeResponseSchema;
+  },
+  /**
+   * Complete a Machine's event log.
+   *
+   * @generated from rpc ferry.v1.AgentService.AgentNoteEvent
+   */
+  agentNoteEvent: {
+    methodKind: "unary";
+    input: typeof AgentNoteEventRequestSchema;
+    output: typeof AgentNoteEventResponseSchema;
   },
   /**
    * Export a volume.

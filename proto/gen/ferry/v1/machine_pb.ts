@@ -619,7 +619,8 @@ export const CheckStatusSchema: GenMessage<CheckStatus> = /*@__PURE__*/
  */
 export type MachineEvent = Message<"ferry.v1.MachineEvent"> & {
   /**
-   * "launch", "start", "exit", "stop", "restart", "migrate", "update", "destroy".
+   * "launch", "start", "exit", "stop", "restart", "migrate", "update", "destroy"; "accept": an operator goes on with what a
+   * migration brought, although the copy that its source kept differs.
    *
    * @generated from field: string type = 1;
    */

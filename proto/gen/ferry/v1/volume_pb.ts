@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file ferry/v1/volume.proto.
  */
 export const file_ferry_v1_volume: GenFile = /*@__PURE__*/
-  fileDesc("ChVmZXJyeS92MS92b2x1bWUucHJvdG8SCGZlcnJ5LnYxIqsCCgZWb2x1bWUSCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRIPCgdob3N0X2lkGAMgASgJEiQKBXN0YXRlGAQgASgOMhUuZmVycnkudjEuVm9sdW1lU3RhdGUSEgoKc2l6ZV9ieXRlcxgFIAEoBBIXCg9hbGxvY2F0ZWRfYnl0ZXMYBiABKAQSEgoKbWFjaGluZV9pZBgHIAEoCRISCgpmaWxlc3lzdGVtGAggASgJEg0KBWVwb2NoGAkgASgEEgwKBHJvb3QYCiABKAkSLgoKZGVzdHJveV9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKY3JlYXRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAihgEKDFZvbHVtZUV4cG9ydBINCgV0b2tlbhgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEgwKBHBvcnQYAyABKA0SCwoDdXJpGAQgASgJEi4KCmV4cGlyZXNfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgsKA3RscxgGIAEoCCqgAQoLVm9sdW1lU3RhdGUSHAoYVk9MVU1FX1NUQVRFX1VOU1BFQ0lGSUVEEAASFgoSVk9MVU1FX1NUQVRFX1JFQURZEAESGgoWVk9MVU1FX1NUQVRFX1JFQ0VJVklORxACEh0KGVZPTFVNRV9TVEFURV9SRUxJTlFVSVNIRUQQAxIgChxWT0xVTUVfU1RBVEVfUEVORElOR19ERVNUUk9ZEARiBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("ChVmZXJyeS92MS92b2x1bWUucHJvdG8SCGZlcnJ5LnYxItICCgZWb2x1bWUSCgoCaWQYASABKAkSDAoEbmFtZRgCIAEoCRIPCgdob3N0X2lkGAMgASgJEiQKBXN0YXRlGAQgASgOMhUuZmVycnkudjEuVm9sdW1lU3RhdGUSEgoKc2l6ZV9ieXRlcxgFIAEoBBIXCg9hbGxvY2F0ZWRfYnl0ZXMYBiABKAQSEgoKbWFjaGluZV9pZBgHIAEoCRISCgpmaWxlc3lzdGVtGAggASgJEg0KBWVwb2NoGAkgASgEEgwKBHJvb3QYCiABKAkSLgoKZGVzdHJveV9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKY3JlYXRlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMbWlncmF0aW9uX2lkGA0gASgJEg8KB2RpZmZlcnMYDiABKAkihgEKDFZvbHVtZUV4cG9ydBINCgV0b2tlbhgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEgwKBHBvcnQYAyABKA0SCwoDdXJpGAQgASgJEi4KCmV4cGlyZXNfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgsKA3RscxgGIAEoCCqgAQoLVm9sdW1lU3RhdGUSHAoYVk9MVU1FX1NUQVRFX1VOU1BFQ0lGSUVEEAASFgoSVk9MVU1FX1NUQVRFX1JFQURZEAESGgoWVk9MVU1FX1NUQVRFX1JFQ0VJVklORxACEh0KGVZPTFVNRV9TVEFURV9SRUxJTlFVSVNIRUQQAxIgChxWT0xVTUVfU1RBVEVfUEVORElOR19ERVNUUk9ZEARiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * A volume.
@@ -105,6 +105,20 @@ export type Volume = Message<"ferry.v1.Volume"> & {
    * @generated from field: google.protobuf.Timestamp created_at = 12;
    */
   createdAt?: Timestamp | undefined;
+
+  /**
+   * Migration after which it is kept here; empty when it is not.
+   *
+   * @generated from field: string migration_id = 13;
+   */
+  migrationId: string;
+
+  /**
+   * Why it is kept without an end, in words: its bytes differ from those that moved. Empty otherwise.
+   *
+   * @generated from field: string differs = 14;
+   */
+  differs: string;
 };
 
 /**
