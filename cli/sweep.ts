@@ -41,13 +41,19 @@ export function machineProcesses(dataDir: string, machines: readonly KnownMachin
       tag === undefined
         ? /\/ferry\/[^/]+\/([0-9a-f]{14})$/m.exec(attempt(() => readFileSync(`/proc/${name}/cgroup`, 'utf8')))
         : null;
-    if (tag === undefined && cgroup === null) continue;
+    // One that has ended has no environment, and stays in its cgroup until its parent looks.
+    if (tag === undefined && (cgroup === null || isZombie(name))) continue;
     const machineId = tag?.split('.').at(-2) ?? cgroup?.[1] ?? '';
     const links = ['fd/1', 'fd/2', 'cwd'].map((link) => attempt(() => readlinkSync(`/proc/${name}/${link}`)));
     const isOurs = environment.includes(`=${dataDir}/`) || links.some((path) => path.startsWith(`${dataDir}/`));
     if (isOurs || machines.some(({ id }) => id === machineId)) found.push(Number(name));
   }
   return found;
+}
+
+function isZombie(pid: string): boolean {
+  const stat = attempt(() => readFileSync(`/proc/${pid}/stat`, 'latin1'));
+  return stat.slice(stat.lastIndexOf(')') + 2).startsWith('Z');
 }
 
 /** Mount points under `dataDir`, the innermost first. */

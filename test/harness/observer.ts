@@ -19,22 +19,31 @@ export interface Report {
 
 const tagName = 'FERRY_RUNTIME_TAG=';
 
-/** Tag of a process, or "" for all that are no Machine's; told once for each process. */
-const known = new Map<string, string>();
+/** What is known of each process: its tag, or "" for all that are no Machine's, and when to look again. */
+const known = new Map<string, { readonly tag: string; readonly bornMs: number; readonly againMs: number }>();
+/** Between fork and program a process has another environment: it is read at each look while it is so young. */
+const youngMs = 1000;
+const againMs = 250;
 
-function tagOf(pid: string): string {
-  let tag = known.get(pid);
-  if (tag !== undefined) return tag;
+function tagOf(pid: string, now: number): string {
+  const before = known.get(pid);
+  if (before !== undefined && (before.tag !== '' || now < before.againMs)) return before.tag;
+  const tag = readTag(pid);
+  const bornMs = before?.bornMs ?? now;
+  known.set(pid, { tag, bornMs, againMs: now - bornMs < youngMs ? now : now + againMs });
+  return tag;
+}
+
+function readTag(pid: string): string {
   try {
     const environment = readFileSync(`/proc/${pid}/environ`, 'latin1');
-    const entry = environment.split('\0').find((each) => each.startsWith(tagName));
-    tag = entry?.slice(tagName.length) ?? '';
     // A program that wrote its title over its environment (redis-server does) is told by its cgroup.
-    if (!environment.includes('=')) tag = cgroupTagOf(pid);
+    if (!environment.includes('=')) return cgroupTagOf(pid);
+    const entry = environment.split('\0').find((each) => each.startsWith(tagName));
+    return entry?.slice(tagName.length) ?? '';
   } catch {
-    tag = '';
+    return '';
   }
-  return tag;
 }
 
 function cgroupTagOf(pid: string): string {
@@ -42,15 +51,18 @@ function cgroupTagOf(pid: string): string {
   return match === null ? '' : `${match[1]}.${match[2]}`;
 }
 
-function look(): string {
-  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+function forgetGone(pids: readonly string[]): void {
   const here = new Set(pids);
   for (const pid of known.keys()) if (!here.has(pid)) known.delete(pid);
+}
+
+function look(): string {
+  const now = performance.now();
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  if (known.size > pids.length) forgetGone(pids);
   const alive = new Set<string>();
   for (const pid of pids) {
-    const tag = tagOf(pid);
-    // A process that has not begun its program yet has another environment then: look again next time.
-    if (tag !== '') known.set(pid, tag);
+    const tag = tagOf(pid, now);
     if (tag === '' || isZombie(pid)) continue;
     const [agent, machine] = tag.split('.');
     alive.add(`${machine} ${agent}`);
