@@ -70,7 +70,10 @@ export class CopySources {
     }
   }
 
-  /** Ends those whose migration is over. Called once a second; one that waits for its ticket's answer has its Machine down. */
+  /**
+   * Ends those whose migration is over. Called once a second. Not one that waits for its ticket's answer: its Machine is down, and
+   * giving back the blocks of a large snapshot would keep the disk busy.
+   */
   async sweep(): Promise<void> {
     for (const migrationId of this.#sources.keys()) {
       const row = this.#options.handovers.row(migrationId);

@@ -13,14 +13,18 @@ type Row = readonly [start: number, count: number, physical: number, flags?: str
 
 function mapOf(blocks: number, rows: readonly Row[]): AllocationMap {
   const parser = new FilefragParser(blocks * BLOCK_BYTES);
-  parser.line('Filesystem type is: 58465342');
-  parser.line(`File size of x is ${blocks * BLOCK_BYTES} (${blocks} blocks of ${BLOCK_BYTES} bytes)`);
-  parser.line(' ext:     logical_offset:        physical_offset: length:   expected: flags:');
-  for (const [index, [start, count, physical, flags = '']] of rows.entries()) {
-    const row = `${start}..${start + count - 1}: ${physical}..${physical + count - 1}: ${count}: ${flags}`;
-    parser.line(`${index}: ${row}`);
-  }
-  parser.line(`x: ${rows.length} extents found`);
+  const lines = rows.map(([start, count, physical, flags = ''], index) => {
+    return `${index}: ${start}..${start + count - 1}: ${physical}..${physical + count - 1}: ${count}: ${flags}`;
+  });
+  const text = [
+    'Filesystem type is: 58465342',
+    `File size of x is ${blocks * BLOCK_BYTES} (${blocks} blocks of ${BLOCK_BYTES} bytes)`,
+    ' ext:     logical_offset:        physical_offset: length:   expected: flags:',
+    ...lines,
+    `x: ${rows.length} extents found`,
+  ].join('\n');
+  parser.add(Buffer.from(text));
+  parser.end();
   expect(parser.failure()).toBeNull();
   return parser.map;
 }

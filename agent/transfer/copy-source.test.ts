@@ -2,12 +2,12 @@
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { ManualClock, systemClock } from '../../shared/clock.ts';
 import { CHUNK_BYTES } from './chunks.ts';
 import { type Disk, hostDisk } from './disk.ts';
 import { AllocationMap } from './extents.ts';
-import { keepSums, rootSnapshot } from './kept-sums.ts';
+import { keepSums, rereadKept, rootSnapshot } from './kept-sums.ts';
 import { seedCopy } from './seed-copy.ts';
 import { MIB, migrationId, Site, settled, volumeId } from './testing-site.ts';
 import { temporaryXfs, xfsMissing } from './testing-xfs.ts';
@@ -122,10 +122,10 @@ describe.skipIf(missing !== null)(
       await round(1);
       await settled(async () => site.source.live(2, await site.have()));
       await settled(async () => site.source.live(3, await site.have()));
-      expect(await held()).toEqual(['1', '3']);
+      await vi.waitFor(async () => expect(await held()).toEqual(['1', '3']));
       await round(3);
       await settled(async () => site.source.live(4, await site.have()));
-      expect(await held()).toEqual(['3', '4']);
+      await vi.waitFor(async () => expect(await held()).toEqual(['3', '4']));
       await expect(site.source.openExport(`${migrationId}/1`)).rejects.toMatchObject({ reason: 'unknown_export' });
       await site.source.end();
       expect(await site.names()).toEqual(['owned-e1.img']);
@@ -336,6 +336,46 @@ describe.skipIf(missing !== null)(
       expect(() => site.compare(site.imagePath, site.copyPath)).toThrow();
       expect(await site.rootOf(site.imagePath)).not.toBe(root);
       expect(await site.rootOf(site.copyPath)).toBe(root);
+    });
+
+    it('reads nothing to keep sums that a killed agent had not written down; the re-read before the settlement keeps them', async () => {
+      site = await Site.make(xfs.dir);
+      site.write(0, 30 * MIB);
+      await round(1);
+      site.write(2 * MIB, 4096);
+      const { root } = await site.finish();
+      let bytesRead = 0;
+      const open: Disk['open'] = async (path, how) => {
+        const file = await hostDisk.open(path, how);
+        if (file === null || !path.endsWith('.img')) return file;
+        const read: typeof file.read = async (target, offset) => {
+          bytesRead += target.length;
+          return file.read(target, offset);
+        };
+        return Object.assign(Object.create(file) as typeof file, {
+          read,
+          direct: file.direct,
+          stat: () => file.stat(),
+          close: () => file.close(),
+        });
+      };
+      const disk = { ...hostDisk, open };
+      // The agent is killed: what it knew and had not written down is gone, and so are the snapshots at its next start.
+      for (const { name } of await site.volumes.snapshots(volumeId)) await site.volumes.dropSnapshot(volumeId, name);
+      await site.open({ disk });
+      await site.source.end(root);
+      expect(bytesRead).toBe(0);
+      expect(await site.names()).toEqual(['owned-e1.img']);
+      const paths = { imagePath: site.imagePath, keptPath: site.volumes.statePath(volumeId, 'root.sums') };
+      const reread = (wanted: string) => rereadKept(paths, wanted, { signal: forever, disk });
+      expect(await reread('another')).toBe(root);
+      expect(await site.names()).toEqual(['owned-e1.img']);
+      expect(await reread(root)).toBe(root);
+      expect(await site.names()).toEqual(['owned-e1.img', 'root.sums']);
+      const before = bytesRead;
+      // Known sums are not believed: all is read each time.
+      expect(await reread(root)).toBe(root);
+      expect(bytesRead - before).toBeGreaterThanOrEqual(30 * MIB);
     });
 
     describe.each([true, false])('a way back to a host that kept its copy (shared blocks: %s)', (shares) => {

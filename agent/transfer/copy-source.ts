@@ -160,6 +160,7 @@ export class CopySource {
   #dropped: Refusal | null = null;
   #turn: Promise<unknown> = Promise.resolve();
   #watching: Promise<void> | null = null;
+  #dropping: Promise<void> = Promise.resolve();
   #ending: Promise<void> | null = null;
 
   private constructor(options: CopySourceOptions, image: { sizeBytes: number; inode: number }, served: ServedSums) {
@@ -289,7 +290,8 @@ export class CopySource {
 
   /**
    * Ends the copy: exports, snapshots and state are gone. With `keepAs`, the root that `root` gave, the sums stay beside
-   * the image, so that a later move between the two hosts brings only what changed.
+   * the image, so that a later move between the two hosts brings only what changed. Sums that an agent which was killed has
+   * not written down are not read again for it: the re-read before the settlement has them all.
    */
   end(keepAs?: string): Promise<void> {
     this.#ending ??= this.#end(keepAs);
@@ -297,16 +299,17 @@ export class CopySource {
   }
 
   async #end(keepAs?: string): Promise<void> {
-    const root = keepAs === undefined ? null : await this.root(this.#over.signal).catch(() => null);
     this.#over.abort(new TransferError('aborted', 'the copy has ended'));
     await this.#watching;
     await this.#inTurn(async () => {
       await Promise.all([...this.#exports].map(({ served }) => served.takeAway('the copy has ended')));
       await this.#fills.ended();
+      await this.#dropping;
       await this.#drop(() => false);
       const current = this.#current;
-      const keeps = root !== null && root === keepAs && current.isDurable;
-      if (keeps) await current.moveTo(rootSnapshot(root), new Bitmap(0));
+      const isKnown = keepAs !== undefined && this.#isStopped && current.unknownCount === 0 && current.isDurable;
+      const keeps = isKnown && (await current.root()) === keepAs;
+      if (keeps) await current.moveTo(rootSnapshot(keepAs), new Bitmap(0));
       await this.#served.close();
       await this.#stoppedSums?.close();
       const kept = this.#place(keptSumsName).path;
@@ -420,7 +423,7 @@ export class CopySource {
     if (this.#served.snapshot !== name) await this.#served.moveTo(name, since.get(this.#served.snapshot) ?? null);
     await this.#served.putHoles(name, map);
     await this.#served.record();
-    await this.#drop((snapshot) => snapshot === name || snapshot === have.snapshot);
+    this.#dropBehind((snapshot) => snapshot === name || snapshot === have.snapshot);
     for (const snapshot of [...this.#since.keys()]) if (snapshot !== name) this.#since.delete(snapshot);
     if (have.snapshot === name) return { ...live, ...this.#round(name, map, this.#since.get(name) ?? null) };
     const changed = since.get(have.snapshot);
@@ -550,15 +553,30 @@ export class CopySource {
     }
   }
 
+  /** Drops while the copy goes on: what the Machine writes while a large one is given back would have to be copied, too. */
+  #dropBehind(keep: (snapshot: string) => boolean): void {
+    const { log, migrationId } = this.#options;
+    const dropping = Promise.all([this.#dropping, this.#drop(keep)]).then(
+      () => {},
+      (error: Error) => log?.warn({ migration: migrationId }, `dropping a snapshot failed: ${error.message}`),
+    );
+    this.#dropping = dropping;
+  }
+
   async #drop(keep: (snapshot: string) => boolean): Promise<void> {
     const { volumes, volumeId } = this.#options;
     for (const snapshot of [...this.#held].filter((name) => !keep(name))) {
+      this.#held.delete(snapshot);
       const readers = [...this.#exports].filter((each) => each.snapshot === snapshot);
       await Promise.all(
         readers.map(({ served }) => served.takeAway('this snapshot is dropped: ask for another export')),
       );
-      await volumes.dropSnapshot(volumeId, fileNameOf(snapshot));
-      this.#held.delete(snapshot);
+      try {
+        await volumes.dropSnapshot(volumeId, fileNameOf(snapshot));
+      } catch (error) {
+        this.#held.add(snapshot);
+        throw error;
+      }
     }
   }
 

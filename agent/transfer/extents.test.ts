@@ -12,7 +12,9 @@ File size of a b (c).img is 10485760 (2560 blocks of 4096 bytes)
 
 function parse(text: string, sizeBytes = 10_485_760): FilefragParser {
   const parser = new FilefragParser(sizeBytes);
-  for (const line of text.split('\n')) parser.line(line);
+  // In pieces that end anywhere, as a pipe gives them.
+  for (let at = 0; at < text.length; at += 37) parser.add(Buffer.from(text.slice(at, at + 37), 'latin1'));
+  parser.end();
   return parser;
 }
 
@@ -52,6 +54,8 @@ a b (c).img: 8 extents found`);
     ['no count at the end', HEAD],
     ['fewer lines than found', `${HEAD}\n   0:  0..  9:  1..  10:  10:  last\nx: 2 extents found`],
     ['a line of another kind', `${HEAD}\n   0:  0  1..  10:  10:  last\nx: 1 extent found`],
+    ['an extent before its table', `${HEAD.split('\n')[1]}\n   0:  0..  9:  1..  10:  10:  last\nx: 1 extent found`],
+    ['a number too many', `${HEAD}\n   0:  0..  9:  1..  10:  10:  20:  30:  last\nx: 1 extent found`],
     ['another size', `${HEAD.replace('10485760', '1048576')}\nx: 0 extents found`],
     ['FIBMAP', `${HEAD}\nFIBMAP: 1 extents\nx: 0 extents found`],
   ])('with %s are not believed', (_, text) => {

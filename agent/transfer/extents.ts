@@ -102,14 +102,8 @@ export async function readMap(path: string, sizeBytes: number): Promise<Allocati
     child.once('close', (code) => resolve(code === 0 ? null : `filefrag ended with ${code}`));
   });
   const parser = new FilefragParser(sizeBytes);
-  // Cut by hand: a map of many extents is read while its Machine is down, and readline takes several times as long.
-  let rest = '';
-  for await (const text of child.stdout.setEncoding('latin1')) {
-    const lines = `${rest}${text}`.split('\n');
-    rest = lines.pop() ?? '';
-    for (const line of lines) parser.line(line);
-  }
-  if (rest !== '') parser.line(rest);
+  for await (const bytes of child.stdout) parser.add(bytes);
+  parser.end();
   const failure = (await exited) ?? parser.failure();
   return failure === null ? parser.map : AllocationMap.assumed(sizeBytes, failure);
 }
@@ -151,9 +145,13 @@ export class Places {
   }
 }
 
-/** Takes the lines of `filefrag -v`. */
+/**
+ * Takes what `filefrag -v` prints. Extents are read from its bytes, not from texts: a map of many is read while its Machine is
+ * down.
+ */
 export class FilefragParser {
   readonly map: AllocationMap;
+  #rest: Buffer = Buffer.alloc(0);
   #blockBytes = 0;
   #table = false;
   #extents = 0;
@@ -164,22 +162,21 @@ export class FilefragParser {
     this.map = new AllocationMap(sizeBytes, { kind: 'extents' });
   }
 
-  line(line: string): void {
-    const size = /^File size of .* is (\d+) \(\d+ blocks? of (\d+) bytes\)$/.exec(line);
-    if (size) {
-      this.#blockBytes = Number(size[2]);
-      if (Number(size[1]) !== this.map.sizeBytes) this.#odd ??= `the file has ${size[1]} bytes`;
-    } else if (/^\s*ext:\s+logical_offset:\s+physical_offset:\s+length:/.test(line)) {
-      this.#table = true;
-    } else if (/FIBMAP/.test(line)) {
-      this.#odd ??= 'the file system has no extent map (FIBMAP only)';
-    } else if (/^\s*\d+:/.test(line)) {
-      this.#extents += 1;
-      this.#extent(line);
-    } else {
-      const found = /: (\d+) extents? found$/.exec(line);
-      if (found) this.#promised = Number(found[1]);
+  /** Takes the next bytes of what was printed. */
+  add(bytes: Buffer): void {
+    const all = this.#rest.length === 0 ? bytes : Buffer.concat([this.#rest, bytes]);
+    let from = 0;
+    for (let end = all.indexOf(NEWLINE); end >= 0; end = all.indexOf(NEWLINE, from)) {
+      this.#line(all, from, end);
+      from = end + 1;
     }
+    this.#rest = all.subarray(from);
+  }
+
+  /** There is nothing more. */
+  end(): void {
+    if (this.#rest.length > 0) this.#line(this.#rest, 0, this.#rest.length);
+    this.#rest = Buffer.alloc(0);
   }
 
   /** Why the lines cannot be used; null when they can. */
@@ -193,17 +190,39 @@ export class FilefragParser {
     return null;
   }
 
-  #extent(line: string): void {
-    const fields = /^\s*\d+:\s*(\d+)\.\.\s*(\d+):\s*(\d+)\.\.\s*\d+:\s*\d+:(?:\s*\d+:)?\s*(\S*)\s*$/.exec(line);
-    if (!fields || !this.#table || this.#blockBytes === 0) {
-      this.#odd ??= `filefrag printed a line that is not understood: ${line.trim()}`;
+  #line(bytes: Buffer, from: number, end: number): void {
+    const extent = readExtent(bytes, from, end);
+    if (extent !== null) {
+      this.#extents += 1;
+      this.#extent(extent);
       return;
     }
-    const [start, last, physical] = fields.slice(1, 4).map(Number) as [number, number, number];
-    const flags = fields[4]!.split(',');
-    const certain = flags.every((flag) => CERTAIN.has(flag));
+    const line = bytes.toString('latin1', from, end);
+    const size = /^File size of .* is (\d+) \(\d+ blocks? of (\d+) bytes\)$/.exec(line);
+    if (size) {
+      this.#blockBytes = Number(size[2]);
+      if (Number(size[1]) !== this.map.sizeBytes) this.#odd ??= `the file has ${size[1]} bytes`;
+    } else if (/^\s*ext:\s+logical_offset:\s+physical_offset:\s+length:/.test(line)) {
+      this.#table = true;
+    } else if (/FIBMAP/.test(line)) {
+      this.#odd ??= 'the file system has no extent map (FIBMAP only)';
+    } else if (/^\s*\d+:/.test(line)) {
+      this.#odd ??= `filefrag printed a line that is not understood: ${line.trim()}`;
+    } else {
+      const found = /: (\d+) extents? found$/.exec(line);
+      if (found) this.#promised = Number(found[1]);
+    }
+  }
+
+  #extent({ start, last, physical, flags }: PrintedExtent): void {
+    if (!this.#table || this.#blockBytes === 0) {
+      this.#odd ??= 'filefrag printed an extent before the head of its table';
+      return;
+    }
+    const names = flags === '' ? [] : flags.split(',');
+    const certain = names.every((flag) => CERTAIN.has(flag));
     // Only a plain unwritten extent reads as zeros for certain; delayed, unknown, inline or encoded ones are data.
-    if (certain && flags.includes('unwritten')) return;
+    if (certain && names.includes('unwritten')) return;
     this.map.add(start * this.#blockBytes, (last + 1) * this.#blockBytes);
     this.map.places.add(
       start * this.#blockBytes,
@@ -213,5 +232,50 @@ export class FilefragParser {
   }
 }
 
+/** A line of the table, in blocks. */
+interface PrintedExtent {
+  readonly start: number;
+  readonly last: number;
+  readonly physical: number;
+  /** Separated by commas. */
+  readonly flags: string;
+}
+
+const NEWLINE = 10;
+const SPACE = 32;
+const DOT = 46;
+const ZERO = 48;
+const NINE = 57;
+const COLON = 58;
+
+/**
+ * The extent of a line: number, first and last block of the file, first and last of the device, length, where the one before
+ * would have gone on (not always), flags. Null for any other line.
+ */
+function readExtent(bytes: Buffer, from: number, end: number): PrintedExtent | null {
+  // One number for each of these marks behind it; the last one is optional.
+  const numbers = [0, 0, 0, 0, 0, 0, 0];
+  let at = from;
+  for (let index = 0; index < numbers.length; index += 1) {
+    while (at < end && bytes[at] === SPACE) at += 1;
+    const first = at;
+    let number = 0;
+    for (; at < end && bytes[at]! >= ZERO && bytes[at]! <= NINE; at += 1) number = number * 10 + bytes[at]! - ZERO;
+    const isRange = index === 1 || index === 3;
+    const ends = isRange ? bytes[at] === DOT && bytes[at + 1] === DOT : bytes[at] === COLON;
+    if (first === at || at >= end || !ends) {
+      if (index < 6) return null;
+      // A flag without a name is printed as a number.
+      at = first;
+      break;
+    }
+    numbers[index] = number;
+    at += isRange ? 2 : 1;
+  }
+  const flags = bytes.toString('latin1', at, end).trim();
+  if (flags.includes(' ')) return null;
+  return { start: numbers[1]!, last: numbers[2]!, physical: numbers[3]!, flags };
+}
+
 /** Flags that leave it certain which bytes lie where; with any other (delalloc, unknown_loc, inline, encoded…) nothing is. */
-const CERTAIN = new Set(['', 'last', 'eof', 'shared', 'merged', 'unwritten']);
+const CERTAIN = new Set(['last', 'eof', 'shared', 'merged', 'unwritten']);
