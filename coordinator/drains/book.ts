@@ -21,7 +21,7 @@ export interface DrainDraft {
 
 /** What a drain that begins remembers. */
 export function newPlan(): DrainPlan {
-  return { retryAtMs: {}, uncordonAfter: false, failedAt: {}, calledOff: [] };
+  return { retryAtMs: {}, uncordonAfter: false, failedAt: {}, calledOff: [], forgetOwed: false };
 }
 
 /** A draft of a record, to be changed freely. */

@@ -83,7 +83,6 @@ export class Drains {
       }
       draft.plan.retryAtMs = {};
       draft.plan.failedAt = {};
-      draft.plan.calledOff = [];
     });
   }
 

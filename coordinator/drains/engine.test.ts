@@ -278,6 +278,11 @@ describe('a Machine that', () => {
     const bad = idOf(4);
     const sisters = [idOf(8)];
     for (const each of harness.world.agents.values()) each.sickMachines.add(bad);
+    // What is called off is written down before: else it would look like an operator's cancel.
+    const calledOff: string[] = [];
+    agent(harness, 'h1').scripts.set('abort', async () => {
+      for (const { plan } of await harness.store.openDrains()) calledOff.push(...plan.calledOff);
+    });
     await order(harness, { concurrency: 8 });
     const blocked = await harness.until(async () => {
       for (const each of harness.world.agents.values()) {
@@ -291,7 +296,11 @@ describe('a Machine that', () => {
     expect(machineOf(blocked, bad)).toMatchObject({ state: DrainMachineState.PARKED, networkBlocked: true });
     for (const id of sisters) {
       expect(machineOf(blocked, id).state).toBe(DrainMachineState.PARKED);
-      expect(machineOf(blocked, id).reason).toContain('network alpha is blocked');
+      const sister = machineOf(blocked, id);
+      const why = `network alpha is blocked: the parked migration ${machineOf(blocked, bad).migrationId} of Machine ${bad}`;
+      expect(sister.reason).toContain(why);
+      expect(calledOff).toContain(sister.migrationId);
+      expect((await harness.migration(sister.migrationId)).reason).toContain(why);
       expect(harness.world.runningOn(id)).toEqual(['h1']);
     }
     expect(blocked.machinesMoved).toBe(6);
@@ -420,6 +429,23 @@ describe('an operator', () => {
     expect(agent(harness, 'h1').drain.drain).toHaveLength(0);
   });
 
+  test('cannot take the cordon off a host that is drained: the drain would put it on again', async () => {
+    await using harness = await crowded(1);
+    const held = holdAt(harness, 'h1', 'offer');
+    const id = await order(harness);
+    await held.reached();
+    expect(await refusal(harness.hosts.uncordonHost({ hostId: 'h1' }))).toMatchObject({
+      reason: 'drain_exists',
+      facts: { drain: id },
+      nextAction: expect.stringContaining('ferry drain cancel h1 --uncordon'),
+    });
+    expect((await harness.store.host('h1'))?.cordoned).toBe(true);
+    held.release();
+    await ended(harness);
+    await harness.hosts.uncordonHost({ hostId: 'h1' });
+    expect((await harness.store.host('h1'))?.cordoned).toBe(false);
+  });
+
   test('a cordon that was there before stays after a cancel', async () => {
     await using harness = await crowded(4);
     await harness.hosts.cordonHost({ hostId: 'h1' });
@@ -442,6 +468,40 @@ test('while its host is silent a drain waits and says so; then it goes on', asyn
   expect(waiting.wait).toMatchObject({ kind: 'host', subject: 'h1', message: 'host h1 to answer' });
   agent(harness, 'h1').silent = false;
   expect((await ended(harness)).machines.filter(({ state }) => state === DrainMachineState.MOVED)).toHaveLength(4);
+});
+
+test('a host that is silent while it is drained does not keep the drains of other hosts waiting', async () => {
+  await using harness = await crowded(2);
+  agent(harness, 'h2').give(idOf(50), 'omega', 'other');
+  await harness.beat();
+  const held = holdAt(harness, 'h1', 'setDrain');
+  await order(harness, { to: ['h3'] });
+  await harness.drains.drainHost({ hostId: 'h2', options: { to: ['h4'] } });
+  expect(await ended(harness, 'h2')).toMatchObject({ state: DrainState.DONE, machinesMoved: 1 });
+  held.release();
+  expect(await ended(harness)).toMatchObject({ state: DrainState.DONE });
+});
+
+test('a drain that ended while its host was silent is forgotten there later: a lost store would begin it anew', async () => {
+  await using harness = await crowded(1);
+  const held = holdAt(harness, 'h1', 'offer');
+  await order(harness);
+  await held.reached();
+  const { drain } = agent(harness, 'h1');
+  expect(drain.drain.length).toBeGreaterThan(0);
+  agent(harness, 'h1').scripts.set('setDrain', async () => {
+    throw new FerryError('unreachable', 'nobody is there');
+  });
+  await harness.drains.cancelDrain({ drainId: 'h1' });
+  held.release();
+  expect((await ended(harness)).state).toBe(DrainState.CANCELLED);
+  await harness.settle();
+  expect(agent(harness, 'h1').drain.drain.length).toBeGreaterThan(0);
+  agent(harness, 'h1').scripts.delete('setDrain');
+  await harness.until(async () => agent(harness, 'h1').drain.drain.length === 0 || undefined);
+  const [record] = await harness.store.drains(1);
+  await harness.settle();
+  expect((await harness.store.drain(record!.drain.id))?.plan.forgetOwed).toBe(false);
 });
 
 describe('a coordinator that', () => {

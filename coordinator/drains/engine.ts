@@ -1,7 +1,8 @@
 import { toFerryError } from '../../shared/error.ts';
 import { pause } from '../pause.ts';
 import type { Session, Sessions } from '../sessions.ts';
-import { type RoundMemory, type RoundParts, round } from './round.ts';
+import { forgetEnded } from './keep.ts';
+import { newMemory, type RoundMemory, type RoundOutcome, type RoundParts, round } from './round.ts';
 
 /** Time between two looks for drains that nobody drives. */
 const lookMs = 1000;
@@ -9,6 +10,8 @@ const lookMs = 1000;
 const roundMs = 250;
 /** Time after which a round that broke off is repeated. */
 const brokenMs = 2000;
+/** Time between two looks for ended drains that agents still keep. */
+const forgetMs = 30_000;
 
 /** How the engine is made. */
 export interface DrainEngineOptions extends RoundParts {
@@ -33,8 +36,13 @@ export class DrainEngine {
   /** Drives until `signal` aborts; resolves when nothing runs any more. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, log } = this.#options;
+    let forgotMs = Number.NEGATIVE_INFINITY;
     while (!signal.aborted) {
       const woken = this.#wakeUp.signal;
+      if (clock.monotonicMs() - forgotMs >= forgetMs) {
+        forgotMs = clock.monotonicMs();
+        await this.#forget();
+      }
       await this.#take(signal).catch((error: unknown) => {
         log.warn({ err: error }, 'open drains could not be looked at');
       });
@@ -48,6 +56,14 @@ export class DrainEngine {
     const woken = this.#wakeUp;
     this.#wakeUp = new AbortController();
     woken.abort();
+  }
+
+  async #forget(): Promise<void> {
+    const { sessions, log } = this.#options;
+    if (sessions.current === undefined) return;
+    await forgetEnded(this.#options).catch((error: unknown) => {
+      log.warn({ err: error }, 'ended drains could not be looked at');
+    });
   }
 
   async #take(signal: AbortSignal): Promise<void> {
@@ -65,23 +81,34 @@ export class DrainEngine {
   }
 
   async #drive(id: string, session: Session, stopping: AbortSignal): Promise<void> {
-    const { clock, log } = this.#options;
-    const memory: RoundMemory = { writtenMs: 0, keptMark: '', calledOffMs: new Map() };
+    const memory = newMemory();
     const signal = AbortSignal.any([stopping, session.lost]);
+    try {
+      if ((await this.#goRound(id, session, memory, signal)) !== 'ended') return;
+    } finally {
+      await Promise.all(memory.aside.values());
+    }
+    await this.#forget();
+  }
+
+  /** Round after round, until the drain has ended, another one drives it, or `signal` aborts. */
+  async #goRound(id: string, session: Session, memory: RoundMemory, signal: AbortSignal): Promise<RoundOutcome> {
+    const { clock, log } = this.#options;
     while (!signal.aborted) {
       const woken = this.#wakeUp.signal;
       let waitMs = roundMs;
       try {
         const outcome = await this.#inTurn(() => round(this.#options, id, session, memory));
-        if (outcome !== 'on') return;
+        if (outcome !== 'on') return outcome;
       } catch (thrown) {
         const error = toFerryError(thrown);
-        if (signal.aborted || error.reason === 'stale_term' || error.reason === 'unknown_drain') return;
+        if (signal.aborted || error.reason === 'stale_term' || error.reason === 'unknown_drain') return 'lost';
         log.warn({ drain: id, err: thrown }, 'a round of a drain broke off; it is repeated');
         waitMs = brokenMs;
       }
       await pause(clock, waitMs, AbortSignal.any([signal, woken]));
     }
+    return 'lost';
   }
 
   #inTurn<T>(work: () => Promise<T>): Promise<T> {

@@ -22,6 +22,9 @@ export interface FactSources {
   readonly downtimeBudgetMs: number;
 }
 
+/** A parked migration that keeps its network locked. */
+export type Blocker = Pick<Migration, 'id' | 'machineId' | 'reason'>;
+
 /** What a round of a drain needs to know. */
 export interface RoundFacts {
   readonly nowMs: number;
@@ -35,8 +38,8 @@ export interface RoundFacts {
   readonly migrations: ReadonlyMap<string, Migration>;
   /** All that run, whoever ordered them. */
   readonly running: readonly Migration[];
-  /** Networks that a parked migration keeps locked, with its ID. */
-  readonly blocked: ReadonlyMap<string, string>;
+  /** Networks that a parked migration keeps locked, with that migration. */
+  readonly blocked: ReadonlyMap<string, Blocker>;
   /** Limits of copies of other hosts. */
   readonly hosts: ReadonlyMap<string, HostRow>;
 }
@@ -99,12 +102,17 @@ export async function readPlaces(sources: FactSources, hostId: string, drainId: 
   return { cluster, source: cluster.sites.get(hostId)!, volumes, history, downtimeBudgetMs };
 }
 
-/** Networks that a parked migration keeps locked, with its ID. */
-export async function readBlocked(store: Store): Promise<ReadonlyMap<string, string>> {
-  const blocked = new Map<string, string>();
+/** Networks that a parked migration keeps locked, with that migration; not while another one goes on under its lock. */
+export async function readBlocked(store: Store): Promise<ReadonlyMap<string, Blocker>> {
+  const blocked = new Map<string, Blocker>();
+  const open = await store.openMigrations();
   for (const { network, migrationId } of await store.locks()) {
     const holder = (await store.migration(migrationId))?.migration;
-    if (holder?.state === MigrationState.PARKED && holder.holdsLock) blocked.set(network, migrationId);
+    if (holder?.state !== MigrationState.PARKED || !holder.holdsLock) continue;
+    const goesOn = open.some(
+      ({ migration, plan }) => plan.lockHolder === migrationId && migration.state === MigrationState.RUNNING,
+    );
+    if (!goesOn) blocked.set(network, holder);
   }
   return blocked;
 }

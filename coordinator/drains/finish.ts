@@ -22,6 +22,7 @@ export function end(draft: DrainDraft, event: DrainEvent, nowMs: number, note = 
   drain.state = next;
   drain.endedAt = timestampFromMs(nowMs);
   draft.open = false;
+  draft.plan.forgetOwed = true;
   delete drain.wait;
   delete drain.remainingMs;
   for (const machine of drain.machines) delete machine.wait;
@@ -33,6 +34,7 @@ export function end(draft: DrainDraft, event: DrainEvent, nowMs: number, note = 
 export function reopen(draft: DrainDraft): void {
   const { drain } = draft;
   draft.open = true;
+  draft.plan.forgetOwed = false;
   drain.message = '';
   drain.nextAction = '';
   delete drain.endedAt;

@@ -6,15 +6,26 @@ import {
   DrainMachineState,
   DrainSchema,
 } from '../../proto/gen/ferry/v1/drain_pb.ts';
-import { FerryError } from '../../shared/error.ts';
+import { FerryError, toFerryError } from '../../shared/error.ts';
+import type { Logger } from '../../shared/log.ts';
 import type { Agents } from '../agents.ts';
-import type { Store } from '../store/store.ts';
-import { newPlan } from './book.ts';
+import type { DrainRecord, Store } from '../store/store.ts';
+import { type DrainBook, newPlan } from './book.ts';
 import { hasDrainEnded } from './state.ts';
 
 const timeoutMs = 2000;
+/** Drains that are looked through for those that have ended. */
+const endedMax = 200;
 /** What an agent keeps at most. */
 const keptBytesMax = 1024 * 1024;
+
+/** What forgetting works with. */
+export interface Forgetting {
+  readonly store: Pick<Store, 'drains' | 'drainOfHost'>;
+  readonly agents: Agents;
+  readonly book: Pick<DrainBook, 'update'>;
+  readonly log: Logger;
+}
 
 /** A drain as its host's agent keeps it for a lost store: what was ordered and how far it is, without what can be found out anew. */
 export function keptForm(drain: Drain): Uint8Array {
@@ -53,6 +64,30 @@ export async function keepAtAgent(agents: Agents, drain: Drain): Promise<void> {
     (client, options) => client.setDrain({ drain: bytes, drainId: drain.id }, options),
     { timeoutMs },
   );
+}
+
+/**
+ * Has agents forget drains that ended while they did not answer: a lost store would have them begin anew. A host that was
+ * forgotten, or that a newer drain empties, keeps nothing of the old one.
+ */
+export async function forgetEnded({ store, agents, book, log }: Forgetting): Promise<void> {
+  const owed = (await store.drains(endedMax)).filter(({ open, plan }) => !open && plan.forgetOwed);
+  const forget = async ({ drain }: DrainRecord) => {
+    const newest = await store.drainOfHost(drain.hostId);
+    try {
+      if (newest?.drain.id === drain.id) await keepAtAgent(agents, drain);
+    } catch (error) {
+      if (toFerryError(error).reason !== 'unknown_host') {
+        log.info({ host: drain.hostId, drain: drain.id, err: error }, 'its host still keeps a drain that has ended');
+        return;
+      }
+    }
+    await book.update(drain.id, (draft) => {
+      // Resumed meanwhile: then it is kept again.
+      if (!draft.open) draft.plan.forgetOwed = false;
+    });
+  };
+  await Promise.all(owed.map(forget));
 }
 
 /**

@@ -1,6 +1,7 @@
 import type { Drain } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import type { MigrationDriver } from '../migrations/driver.ts';
 import type { Planner } from '../migrations/planner.ts';
+import type { CallOff } from './observe.ts';
 import type { Begin } from './place.ts';
 import type { Mover } from './round.ts';
 
@@ -33,7 +34,7 @@ export class MigrationMover implements Mover {
     });
   }
 
-  async cancel(migrationId: string, signal: AbortSignal): Promise<void> {
-    await this.#driver.cancel(migrationId, signal);
+  async cancel({ migrationId, why }: CallOff, signal: AbortSignal): Promise<void> {
+    await this.#driver.cancel(migrationId, signal, why);
   }
 }

@@ -2,9 +2,9 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { describe, expect, test } from 'vitest';
 import { DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
-import { observe } from './observe.ts';
+import { begun, observe } from './observe.ts';
 import { patienceMs, pauseAfterMs } from './rules.ts';
-import { draftLike, factsLike, lockWaitSince, migrationLike } from './testing.ts';
+import { blockedBy, draftLike, factsLike, lockWaitSince, migrationLike } from './testing.ts';
 
 const { WAITING, MOVING, MOVED, PARKED, GONE } = DrainMachineState;
 const moving = { machineId: 'm1', state: MOVING, migrationId: 'mig_1', attempts: 1 };
@@ -62,7 +62,7 @@ describe('a move that ended', () => {
   test('parked: the Machine is parked at once, and its network told as blocked', () => {
     const draft = draftLike([moving]);
     const parked = migrationLike({ state: MigrationState.PARKED, holdsLock: true, reason: 'unhealthy everywhere' });
-    observe(draft, factsLike(['m1'], { migrations: [parked], blocked: new Map([['x', 'mig_1']]) }));
+    observe(draft, factsLike(['m1'], { migrations: [parked], blocked: blockedBy({ id: 'mig_1', machineId: 'm1' }) }));
     expect(draft.drain.machines[0]).toMatchObject({ state: PARKED, networkBlocked: true });
     expect(draft.drain.blockedNetworks).toEqual(['x']);
   });
@@ -72,6 +72,13 @@ describe('a move that ended', () => {
     const parked = migrationLike({ state: MigrationState.PARKED, step: MigrationStep.SETTLE, reason: 'roots differ' });
     observe(draft, factsLike([], { migrations: [parked] }));
     expect(draft.drain.machines[0]).toMatchObject({ state: MOVED, reason: expect.stringContaining('roots differ') });
+  });
+
+  test('parked on its last step back: the Machine is still here, so it has not moved', () => {
+    const draft = draftLike([moving]);
+    const parked = migrationLike({ state: MigrationState.PARKED, step: MigrationStep.RELEASE, reason: 'a full disk' });
+    observe(draft, factsLike(['m1'], { migrations: [parked] }));
+    expect(draft.drain.machines[0]).toMatchObject({ state: PARKED, reason: 'mig_1 is parked: a full disk' });
   });
 
   test('cancelled by an operator: parked, not tried again', () => {
@@ -105,6 +112,25 @@ describe('a Machine that waits', () => {
     ]);
   });
 
+  test('and was left at its destination by its own migration is gone: that is said', () => {
+    const parked = migrationLike({ state: MigrationState.PARKED });
+    const draft = draftLike([{ machineId: 'm1', migrationId: 'mig_1' }]);
+    observe(draft, factsLike([], { elsewhere: new Map([['m1', 'h2']]), migrations: [parked] }));
+    expect(draft.drain.machines[0]).toMatchObject({
+      state: GONE,
+      host: 'h2',
+      reason: 'it is on host h2 since mig_1, which was parked there',
+    });
+  });
+
+  test('remembers its last tries, not all', () => {
+    const draft = draftLike([{ machineId: 'm1' }]);
+    for (let number = 1; number <= 30; number += 1) begun(draft.drain.machines[0]!, `mig_${number}`);
+    const { earlierMigrations, migrationId } = draft.drain.machines[0]!;
+    expect(earlierMigrations).toHaveLength(20);
+    expect([earlierMigrations.at(-1), migrationId]).toEqual(['mig_29', 'mig_30']);
+  });
+
   test('is not gone because its host is silent', () => {
     const draft = draftLike([{ machineId: 'm1' }]);
     observe(draft, factsLike([], { standing: 'unreachable' }));
@@ -132,7 +158,7 @@ describe('a Machine that waits', () => {
   );
 
   test('for a network that stays locked is parked, but only after its time', () => {
-    const blocked = new Map([['x', 'mig_9']]);
+    const blocked = blockedBy({ id: 'mig_9' });
     for (const [waitedMs, state] of [
       [patienceMs - 1, WAITING],
       [patienceMs, PARKED],
@@ -145,16 +171,20 @@ describe('a Machine that waits', () => {
 
   test('goes on although its own parked migration holds the lock', () => {
     const wait = lockWaitSince(0, 'mig_9');
-    const draft = draftLike([{ machineId: 'm1', migrationId: 'mig_9', wait }]);
-    observe(draft, factsLike(['m1'], { blocked: new Map([['x', 'mig_9']]) }));
-    expect(draft.drain.machines[0]?.state).toBe(WAITING);
+    for (const migrationId of ['mig_9', '']) {
+      const draft = draftLike([{ machineId: 'm1', migrationId, wait }]);
+      observe(draft, factsLike(['m1'], { blocked: blockedBy({ id: 'mig_9', machineId: 'm1' }) }));
+      expect(draft.drain.machines[0]?.state).toBe(WAITING);
+    }
   });
 });
 
 describe('what is called off', () => {
   test('everything that runs, of a drain that is cancelled', () => {
     const draft = draftLike([moving], { state: DrainState.CANCELLING });
-    expect(observe(draft, factsLike(['m1'], { migrations: [migrationLike({})] }))).toEqual(['mig_1']);
+    expect(observe(draft, factsLike(['m1'], { migrations: [migrationLike({})] }))).toEqual([
+      { migrationId: 'mig_1', why: 'drain drn_1 was cancelled' },
+    ]);
   });
 
   test('nothing while it runs', () => {
@@ -163,15 +193,21 @@ describe('what is called off', () => {
 
   test('a move in line for a network that stays locked, after its time; then it is parked as blocked', () => {
     const inLine = migrationLike({ step: MigrationStep.LOCK });
-    const blocked = new Map([['x', 'mig_9']]);
+    const blocked = blockedBy({ id: 'mig_9' });
     const draft = draftLike([{ ...moving, wait: lockWaitSince(nowMs - patienceMs, 'mig_9') }]);
-    expect(observe(draft, factsLike(['m1'], { migrations: [inLine], blocked }))).toEqual(['mig_1']);
+    const why =
+      'network x is blocked: the parked migration mig_9 of Machine m9 keeps it locked (not healthy at h2 and h1)';
+    expect(observe(draft, factsLike(['m1'], { migrations: [inLine], blocked }))).toEqual([
+      { migrationId: 'mig_1', why },
+    ]);
     const cancelled = migrationLike({ state: MigrationState.MOVED_BACK, failure: 'cancelled' });
     observe(draft, factsLike(['m1'], { migrations: [cancelled], blocked }));
-    expect(draft.drain.machines[0]).toMatchObject({
-      state: PARKED,
-      reason: expect.stringContaining('network x is blocked'),
-    });
+    expect(draft.drain.machines[0]).toMatchObject({ state: PARKED, reason: why });
+    const { nextAction } = draft.drain.machines[0]!;
+    for (const command of ['migration retry mig_9', 'migration accept-down mig_9', 'drain resume h1']) {
+      expect(nextAction).toContain(`"ferry ${command}"`);
+    }
+    expect(draft.plan.calledOff).toEqual([]);
   });
 
   test('a move that waits for a silent host, if another network wants its slot: it is tried again later', () => {
@@ -190,17 +226,18 @@ describe('what is called off', () => {
       ),
     ).toEqual([]);
     const draft = draftLike([{ ...moving, wait: silent }, next]);
-    expect(observe(draft, facts)).toEqual(['mig_1']);
+    const why = 'it made room for others, because host h9 did not answer';
+    expect(observe(draft, facts)).toEqual([{ migrationId: 'mig_1', why }]);
     const cancelled = migrationLike({ state: MigrationState.MOVED_BACK, failure: 'cancelled' });
     observe(draft, factsLike(['m1', 'm2'], { migrations: [cancelled] }));
-    expect(draft.drain.machines[0]).toMatchObject({ state: WAITING, attempts: 0 });
+    expect(draft.drain.machines[0]).toMatchObject({ state: WAITING, attempts: 0, reason: why });
     expect(draft.plan.retryAtMs.m1).toBe(nowMs + patienceMs);
   });
 
   test('not one that has its lock already', () => {
     const stopped = migrationLike({ step: MigrationStep.LOCK, holdsLock: true });
     const draft = draftLike([{ ...moving, wait: lockWaitSince(0, 'mig_9') }]);
-    expect(observe(draft, factsLike(['m1'], { migrations: [stopped], blocked: new Map([['x', 'mig_9']]) }))).toEqual(
+    expect(observe(draft, factsLike(['m1'], { migrations: [stopped], blocked: blockedBy({ id: 'mig_9' }) }))).toEqual(
       [],
     );
   });

@@ -4,15 +4,25 @@ import { type Migration, MigrationState, MigrationStep } from '../../proto/gen/f
 import { stepMs } from '../placement/estimate.ts';
 import type { DrainPlan } from '../store/store.ts';
 import type { DrainDraft } from './book.ts';
-import type { RoundFacts } from './facts.ts';
+import type { Blocker, RoundFacts } from './facts.ts';
 import { attemptsDefault, patienceMs, pauseAfterMs } from './rules.ts';
 import { stepOfMachine } from './state.ts';
 import { blockerOf, inLine, otherMigration, waitedMs } from './waits.ts';
 
 const { WAITING, MOVING, MOVED, PARKED, GONE } = DrainMachineState;
 
+/** Migrations of earlier tries that a Machine keeps: one that waits for a silent host takes its turn again and again. */
+const earlierMax = 20;
+
+/** A migration that is to be taken back. */
+export interface CallOff {
+  readonly migrationId: string;
+  /** In words, as the migration will say it. */
+  readonly why: string;
+}
+
 /** Takes down what has happened since the last round; answers the migrations that are to be called off. Changes the draft. */
-export function observe(draft: DrainDraft, facts: RoundFacts): string[] {
+export function observe(draft: DrainDraft, facts: RoundFacts): CallOff[] {
   const { drain } = draft;
   for (const machine of drain.machines) {
     if (machine.state === MOVING) followMove(machine, draft, facts);
@@ -48,7 +58,7 @@ function followMove(machine: DrainMachine, draft: DrainDraft, facts: RoundFacts)
       else countFailure(machine, draft, migration, facts.nowMs);
       break;
     case MigrationState.PARKED:
-      parkedMove(machine, migration);
+      parkedMove(machine, migration, facts);
       break;
   }
 }
@@ -63,15 +73,20 @@ function measure(machine: DrainMachine, migration: Migration): void {
 
 function arrive(machine: DrainMachine, { destination }: Migration, reason: string): void {
   machine.state = stepOfMachine(machine.state, 'moved');
+  machine.networkBlocked = false;
   machine.host = destination;
   machine.reason = reason;
   machine.nextAction = '';
 }
 
-/** A migration that parks once the Machine is up at its destination leaves the drain nothing to do. */
-function parkedMove(machine: DrainMachine, migration: Migration): void {
+/**
+ * A migration that parks once the Machine is up at its destination leaves the drain nothing to do. One that goes back ends with
+ * the same step, and its Machine is here.
+ */
+function parkedMove(machine: DrainMachine, migration: Migration, { here }: RoundFacts): void {
   const { step, reason, nextAction, id } = migration;
-  if (step === MigrationStep.SETTLE || step === MigrationStep.RELEASE) {
+  const isLast = step === MigrationStep.SETTLE || step === MigrationStep.RELEASE;
+  if (isLast && !here.has(machine.machineId)) {
     arrive(machine, migration, `it moved, but ${id} is parked: ${reason}`);
     machine.nextAction = nextAction;
     return;
@@ -83,8 +98,9 @@ function parkedMove(machine: DrainMachine, migration: Migration): void {
 function cancelledMove(machine: DrainMachine, { id }: Migration, { drain, plan }: DrainDraft, facts: RoundFacts): void {
   const holder = blockerOf(machine, facts);
   const isOurs = plan.calledOff.includes(id);
+  plan.calledOff = plan.calledOff.filter((each) => each !== id);
   if (isOurs && holder !== undefined) {
-    parkFor(machine, machine.network, holder);
+    parkFor(machine, holder, drain.hostId);
   } else if (isOurs || drain.state === DrainState.CANCELLING) {
     tryAgain(machine, 0);
   } else {
@@ -123,6 +139,7 @@ export function countFailure(machine: DrainMachine, draft: DrainDraft, failure: 
 /** Back to waiting, for another place. `attempts`: what this one counts as; 0 = nothing was tried. */
 export function tryAgain(machine: DrainMachine, attempts: number): void {
   machine.state = stepOfMachine(machine.state, 'again');
+  machine.networkBlocked = false;
   if (attempts === 0) machine.attempts = Math.max(0, machine.attempts - 1);
   machine.step = MigrationStep.UNSPECIFIED;
 }
@@ -134,12 +151,18 @@ export function park(machine: DrainMachine, reason: string, nextAction: string):
   machine.nextAction = nextAction;
 }
 
-function parkFor(machine: DrainMachine, network: string, holder: string): void {
-  park(
-    machine,
-    `network ${network} is blocked: the parked migration ${holder} keeps it locked`,
-    `See "ferry migration status ${holder}"; when the network is free, "ferry drain resume ${machine.host}".`,
-  );
+function parkFor(machine: DrainMachine, holder: Blocker, hostId: string): void {
+  const { id } = holder;
+  const next =
+    `The network is free once that Machine is well again, moved ("ferry migration retry ${id}"), or accepted as down ` +
+    `("ferry migration accept-down ${id}"). Then "ferry drain resume ${hostId}".`;
+  park(machine, blockedText(machine.network, holder), next);
+}
+
+/** Why nothing of a network can be moved: what keeps it locked. */
+function blockedText(network: string, { id, machineId, reason }: Blocker): string {
+  const why = reason === '' ? '' : ` (${reason})`;
+  return `network ${network} is blocked: the parked migration ${id} of Machine ${machineId} keeps it locked${why}`;
 }
 
 function followParked(machine: DrainMachine, { migrations }: RoundFacts): void {
@@ -155,8 +178,15 @@ function noteLeft(machine: DrainMachine, facts: RoundFacts): void {
   if (host === undefined && facts.standing !== 'ok') return;
   machine.state = stepOfMachine(machine.state, 'left');
   machine.host = host ?? '';
-  machine.reason = host === undefined ? 'it was destroyed' : `it left for host ${host} without this drain`;
+  machine.reason = leftText(host, facts.migrations.get(machine.migrationId));
   machine.nextAction = '';
+}
+
+function leftText(host: string | undefined, last: Migration | undefined): string {
+  if (host === undefined) return 'it was destroyed';
+  return last?.destination === host
+    ? `it is on host ${host} since ${last.id}, which was parked there`
+    : `it left for host ${host} without this drain`;
 }
 
 function noteBack(machine: DrainMachine, plan: DrainPlan, facts: RoundFacts): void {
@@ -175,37 +205,54 @@ function adopt(machine: DrainMachine, drainId: string, facts: RoundFacts): void 
   if (machine.state === PARKED) machine.state = stepOfMachine(machine.state, 'again');
   machine.state = stepOfMachine(machine.state, 'begin');
   machine.networkBlocked = false;
-  if (machine.migrationId !== '') machine.earlierMigrations.push(machine.migrationId);
-  machine.migrationId = running.id;
+  begun(machine, running.id);
   machine.destination = running.destination;
+}
+
+/** A try begins, as this migration. Changes the Machine. */
+export function begun(machine: DrainMachine, migrationId: string): void {
+  if (machine.migrationId !== '') machine.earlierMigrations.push(machine.migrationId);
+  machine.earlierMigrations = machine.earlierMigrations.slice(-earlierMax);
+  machine.migrationId = migrationId;
   machine.attempts += 1;
 }
 
 function parkBlocked(machine: DrainMachine, { drain }: DrainDraft, facts: RoundFacts): void {
   const holder = blockerOf(machine, facts);
   if (holder === undefined || drain.state === DrainState.CANCELLING) return;
-  if (waitedMs(machine.wait, { kind: 'lock', subject: holder }, facts.nowMs) < patienceMs) return;
-  parkFor(machine, machine.network, holder);
+  if (waitedMs(machine.wait, { kind: 'lock', subject: holder.id }, facts.nowMs) < patienceMs) return;
+  parkFor(machine, holder, drain.hostId);
 }
 
 /** Moves that are to be taken back: all of a drain that is cancelled, and those that wait for their network in vain. */
-function* callOff({ drain, plan }: DrainDraft, facts: RoundFacts): Generator<string> {
+function* callOff(draft: DrainDraft, facts: RoundFacts): Generator<CallOff> {
+  const { drain, plan } = draft;
   for (const machine of drain.machines) {
     const migration = facts.migrations.get(machine.migrationId);
     if (machine.state !== MOVING || migration?.state !== MigrationState.RUNNING) continue;
     if (drain.state === DrainState.CANCELLING) {
-      yield migration.id;
+      yield { migrationId: migration.id, why: `drain ${drain.id} was cancelled` };
       continue;
     }
     if (!inLine(migration)) continue;
-    const isBlocked = waitsInVain(machine, blockerOf(machine, facts), 'lock', facts);
-    const isHeldUp = waitsInVain(machine, machine.wait?.subject, 'host', facts) && isSlotWanted(machine, drain);
-    if (!isBlocked && !isHeldUp) continue;
-    // What waits for a silent host makes room for the rest, and takes its turn again later.
-    if (isHeldUp) plan.retryAtMs[machine.machineId] = facts.nowMs + patienceMs;
+    const why = inVain(machine, draft, facts);
+    if (why === undefined) continue;
     if (!plan.calledOff.includes(migration.id)) plan.calledOff.push(migration.id);
-    yield migration.id;
+    yield { migrationId: migration.id, why };
   }
+}
+
+/** Why a move that stands in line is not to stand there any longer; undefined: it is. */
+function inVain(machine: DrainMachine, { drain, plan }: DrainDraft, facts: RoundFacts): string | undefined {
+  const holder = blockerOf(machine, facts);
+  if (holder !== undefined && waitsInVain(machine, holder.id, 'lock', facts)) {
+    return blockedText(machine.network, holder);
+  }
+  if (!waitsInVain(machine, machine.wait?.subject, 'host', facts) || !isSlotWanted(machine, drain)) return undefined;
+  // What waits for a silent host makes room for the rest, and takes its turn again later.
+  plan.retryAtMs[machine.machineId] = facts.nowMs + patienceMs;
+  machine.reason = `it made room for others, because host ${machine.wait?.subject} did not answer`;
+  return machine.reason;
 }
 
 function waitsInVain(

@@ -7,7 +7,7 @@ import type { DrainDraft } from './book.ts';
 import type { RoundFacts } from './facts.ts';
 import { loadOf, newcomers, place, takeUp, wantsPlaces } from './place.ts';
 import { patienceMs } from './rules.ts';
-import { draftLike, factsLike, migrationLike, placesLike } from './testing.ts';
+import { blockedBy, draftLike, factsLike, migrationLike, placesLike } from './testing.ts';
 import { tellWaits } from './waits.ts';
 
 const { WAITING, MOVING, PARKED } = DrainMachineState;
@@ -65,7 +65,7 @@ describe('moves begin', () => {
     const draft = draftLike([{ machineId: 'm1' }, { machineId: 'm2' }, { machineId: 'm3', network: 'y' }]);
     draft.plan.retryAtMs.m1 = 2_000_000;
     const other = migrationLike({ id: 'mig_9', machineId: 'm2', drainId: '' });
-    const facts = factsLike(names, { migrations: [other], blocked: new Map([['y', 'mig_8']]) });
+    const facts = factsLike(names, { migrations: [other], blocked: blockedBy({ id: 'mig_8', network: 'y' }) });
     expect(placeIn(draft, facts, [siteLike('h2')])).toEqual([]);
     tellWaits(draft, facts, loadOf(draft, facts), limits);
     expect(draft.drain.machines.map(({ wait }) => [wait?.kind, wait?.subject])).toEqual([

@@ -6,7 +6,7 @@ import { refusalOf } from '../placement/refusal.ts';
 import { type Need, promised, released, type Site } from '../placement/site.ts';
 import type { DrainDraft } from './book.ts';
 import type { PlaceFacts, RoundFacts } from './facts.ts';
-import { park } from './observe.ts';
+import { begun, park } from './observe.ts';
 import { describe, listOf, needIn, othersThan, rateOf, wordsOf } from './plan.ts';
 import { patienceMs } from './rules.ts';
 import { stepOfMachine } from './state.ts';
@@ -120,7 +120,7 @@ function withoutPromise(sites: Sites, host: string, need: Need): Sites {
 }
 
 /** Keeps the place of a Machine if it can still have it, else finds another; answers what is left then. */
-function settle(machine: DrainMachine, need: Need, { plan }: DrainDraft, sites: Sites, nowMs: number): Sites {
+function settle(machine: DrainMachine, need: Need, { drain, plan }: DrainDraft, sites: Sites, nowMs: number): Sites {
   const failedAt = new Map(Object.entries(plan.failedAt[machine.machineId] ?? {}));
   const elsewhere: Need = { ...need, not: new Map([...need.not, ...failedAt]) };
   const planned = sites.get(machine.destination);
@@ -135,24 +135,22 @@ function settle(machine: DrainMachine, need: Need, { plan }: DrainDraft, sites: 
   machine.refusedHosts = wordsOf(refused, refusalsKept);
   if (site !== undefined) return withPromise(sites, site.id, need);
   if (waitedMs(machine.wait, { kind: 'capacity', subject: machine.machineId }, nowMs) >= patienceMs) {
-    const next = 'Free room, add or uncordon a host; then "ferry drain resume".';
+    const next = `Free room, add or uncordon a host; then "ferry drain resume ${drain.hostId}".`;
     park(machine, `no host can take it: ${listOf(machine.refusedHosts)}`, next);
   }
   return sites;
 }
 
 function begin(ready: readonly DrainMachine[], load: Load, limits: MoveLimits, newId: () => string): Begin[] {
-  const begun: Begin[] = [];
+  const begins: Begin[] = [];
   let now = load;
   for (let waiting = [...ready]; ; ) {
     const next = nextToBegin(waiting, now, limits);
-    if (next === undefined) return begun;
+    if (next === undefined) return begins;
     waiting = waiting.filter((each) => each !== next);
     now = withMove(now, next);
     next.state = stepOfMachine(next.state, 'begin');
-    if (next.migrationId !== '') next.earlierMigrations.push(next.migrationId);
-    next.migrationId = newId();
-    next.attempts += 1;
-    begun.push({ machineId: next.machineId, migrationId: next.migrationId, destination: next.destination });
+    begun(next, newId());
+    begins.push({ machineId: next.machineId, migrationId: next.migrationId, destination: next.destination });
   }
 }

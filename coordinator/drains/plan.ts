@@ -20,7 +20,9 @@ import type { Refusal } from '../placement/refusal.ts';
 import { roomOf } from '../placement/room.ts';
 import type { Need, Site } from '../placement/site.ts';
 import type { VolumeFacts } from '../placement/volumes.ts';
+import type { Blocker } from './facts.ts';
 import { foresee } from './progress.ts';
+import { blockerOf } from './waits.ts';
 
 /** Reasons of other hosts that a drain keeps, all Machines together; each Machine keeps at least one. */
 const refusalsKept = 4096;
@@ -36,8 +38,8 @@ export interface PlanFacts {
   readonly history: History;
   /** Longest last copy where the drain names none. */
   readonly downtimeBudgetMs: number;
-  /** Networks that a parked migration keeps locked, with its ID. */
-  readonly blocked: ReadonlyMap<string, string>;
+  /** Networks that a parked migration keeps locked, with that migration. */
+  readonly blocked: ReadonlyMap<string, Blocker>;
   readonly limits: MoveLimits;
 }
 
@@ -156,7 +158,7 @@ function blockersOf({ id, network }: Machine, { cluster, blocked }: PlanFacts): 
   const moving = cluster.migrations.find(
     ({ migration }) => migration.machineId === id && migration.state === MigrationState.RUNNING,
   )?.migration;
-  const holder = blocked.get(network);
+  const holder = blockerOf({ machineId: id, network }, { blocked });
   const silent = new Set(
     cluster.placements
       .filter((place) => place.network === network && cluster.sites.get(place.hostId)?.standing === 'unreachable')
@@ -164,7 +166,7 @@ function blockersOf({ id, network }: Machine, { cluster, blocked }: PlanFacts): 
   );
   return [
     ...(moving === undefined ? [] : [`migration ${moving.id} moves it already; the drain waits for its end`]),
-    ...(holder === undefined ? [] : [`network ${network} is locked by ${holder}, which is parked`]),
+    ...(holder === undefined ? [] : [`network ${network} is locked by ${holder.id}, which is parked`]),
     ...[...silent].map(
       (host) => `host ${host} has a Machine of network ${network} and does not answer: its permit is waited for`,
     ),
@@ -172,14 +174,15 @@ function blockersOf({ id, network }: Machine, { cluster, blocked }: PlanFacts): 
 }
 
 function blockersOfAll({ source, blocked, machines }: PlanFacts, homeless: number): string[] {
-  const networks = new Set(machines.map(({ network }) => network));
+  const holders = new Set(machines.map(({ id, network }) => blockerOf({ machineId: id, network }, { blocked })));
   return [
+    ...(source.draining === '' ? [] : [`drain ${source.draining} empties host ${source.id} already`]),
     ...(homeless > 0 ? [`${homeless} of ${machines.length} Machines of host ${source.id} have no place`] : []),
     ...(source.standing === 'unreachable' ? [`host ${source.id} does not answer: nothing can be copied from it`] : []),
     ...(source.journalWentBack ? [`the journal of host ${source.id} went back: it gives no Machine away`] : []),
     ...[...blocked]
-      .filter(([network]) => networks.has(network))
-      .map(([network, holder]) => `network ${network} stays locked by ${holder}, which is parked`),
+      .filter(([, holder]) => holders.has(holder))
+      .map(([network, { id }]) => `network ${network} stays locked by ${id}, which is parked`),
   ];
 }
 

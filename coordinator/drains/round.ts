@@ -16,7 +16,7 @@ import { setCordon } from './cordon.ts';
 import { type FactSources, type RoundFacts, readPlaces, readRound } from './facts.ts';
 import { end, endOf } from './finish.ts';
 import { keepAtAgent } from './keep.ts';
-import { countFailure, observe, tryAgain } from './observe.ts';
+import { type CallOff, countFailure, observe, tryAgain } from './observe.ts';
 import { type Begin, loadOf, newcomers, place, takeUp, wantsPlaces } from './place.ts';
 import { account } from './progress.ts';
 import { type ClusterLimits, limitsOf, pauseAfterMs } from './rules.ts';
@@ -28,13 +28,15 @@ const progressMs = 1000;
 const cancelAgainMs = 5000;
 const cancelTimeoutMs = 5000;
 const listTimeoutMs = 3000;
+/** Time between two tries to have the drain kept by an agent that does not answer. */
+const keepAgainMs = 5000;
 
 /** What a drain wants of migrations. */
 export interface Mover {
   /** Claims and begins a move under the ID that it names. Throws what keeps it from beginning. */
   begin(move: Begin, drain: Drain): Promise<void>;
-  /** Takes a migration back if its source still agrees. */
-  cancel(migrationId: string, signal: AbortSignal): Promise<void>;
+  /** Takes a migration back if its source still agrees; it says why. */
+  cancel({ migrationId, why }: CallOff, signal: AbortSignal): Promise<void>;
 }
 
 /** What rounds work with. */
@@ -50,9 +52,23 @@ export interface RoundParts extends FactSources {
 /** What a drive remembers between rounds; nothing of it has to outlive a process. */
 export interface RoundMemory {
   writtenMs: number;
-  /** Marks of what the agent was told last. */
+  /** Marks of what the agent was told last, and when it was told in vain. */
   keptMark: string;
+  keptInVainMs: number;
   readonly calledOffMs: Map<string, number>;
+  /** Calls that no round waits for, because a silent host would keep all drains waiting; by what they are about. */
+  readonly aside: Map<string, Promise<void>>;
+}
+
+/** What a drive remembers when it begins. */
+export function newMemory(): RoundMemory {
+  return {
+    writtenMs: 0,
+    keptMark: '',
+    keptInVainMs: Number.NEGATIVE_INFINITY,
+    calledOffMs: new Map(),
+    aside: new Map(),
+  };
 }
 
 /** How a round ended. */
@@ -83,14 +99,21 @@ export async function round(
     await setCordon(parts, draft.drain.hostId, false);
     if (!(await book.write(draft, record))) return 'on';
   }
-  await Promise.all([
-    ...calledOff.map((migrationId) => callOff(parts, migrationId, memory)),
-    ...begins.map((each) => beginOne(parts, draft.drain, each, session)),
-    keep(parts, draft.drain, memory),
-  ]);
+  for (const each of calledOff) aside(memory, each.migrationId, () => callOff(parts, each, memory));
+  if (draft.open) aside(memory, id, () => keep(parts, draft.drain, memory));
+  await Promise.all(begins.map((each) => beginOne(parts, draft.drain, each, session)));
   if (draft.open) return 'on';
   log.info({ drain: id, host: draft.drain.hostId }, `drain ended: ${draft.drain.message}`);
   return 'ended';
+}
+
+/** Does something that no round waits for, once at a time. `work` never throws. */
+function aside({ aside: under }: RoundMemory, about: string, work: () => Promise<void>): void {
+  if (under.has(about)) return;
+  under.set(
+    about,
+    work().finally(() => under.delete(about)),
+  );
 }
 
 /** Migrations of the drain by Machine. */
@@ -158,17 +181,19 @@ async function write(
     equals(DrainSchema, draft.drain, record.drain) &&
     JSON.stringify(draft.plan) === JSON.stringify(record.plan);
   if (isSame) return true;
-  const isMinor = !hasBegins && draft.open && markOf(draft.drain) === markOf(record.drain);
+  const isMinor = !hasBegins && draft.open && markOf(draft) === markOf(record);
   if (isMinor && clock.nowMs() - memory.writtenMs < progressMs) return true;
   memory.writtenMs = clock.nowMs();
   return book.write(draft, record);
 }
 
-/** What has to be written at once. */
-function markOf({ state, machines, blockedNetworks }: Drain): string {
+/** What has to be written at once: what is called off, too, or it would look like an operator's cancel. */
+function markOf({ drain, plan }: Pick<DrainRecord, 'drain' | 'plan'>): string {
+  const { state, machines, blockedNetworks } = drain;
   return JSON.stringify([
     state,
     blockedNetworks,
+    plan.calledOff,
     machines.map(({ state, step, migrationId, destination, attempts, wait }) => [
       state,
       step,
@@ -181,12 +206,13 @@ function markOf({ state, machines, blockedNetworks }: Drain): string {
   ]);
 }
 
-async function callOff({ mover, clock, log }: RoundParts, migrationId: string, { calledOffMs }: RoundMemory) {
+async function callOff({ mover, clock, log }: RoundParts, order: CallOff, { calledOffMs }: RoundMemory): Promise<void> {
+  const { migrationId } = order;
   const lastMs = calledOffMs.get(migrationId);
   if (lastMs !== undefined && clock.nowMs() - lastMs < cancelAgainMs) return;
   calledOffMs.set(migrationId, clock.nowMs());
   try {
-    await mover.cancel(migrationId, AbortSignal.timeout(cancelTimeoutMs));
+    await mover.cancel(order, AbortSignal.timeout(cancelTimeoutMs));
   } catch (error) {
     log.info({ migration: migrationId, err: error }, 'a move could not be called off yet');
   }
@@ -222,16 +248,17 @@ async function notBegun({ book, clock, log }: RoundParts, id: string, move: Begi
 }
 
 /** The agent keeps what a lost store would need; a host that is silent is told in a later round. */
-async function keep({ agents, log }: RoundParts, drain: Drain, memory: RoundMemory): Promise<void> {
+async function keep({ agents, clock, log }: RoundParts, drain: Drain, memory: RoundMemory): Promise<void> {
   const mark = JSON.stringify([
     drain.state,
     drain.machines.map(({ machineId, state, migrationId }) => [machineId, state, migrationId]),
   ]);
-  if (mark === memory.keptMark) return;
+  if (mark === memory.keptMark || clock.nowMs() - memory.keptInVainMs < keepAgainMs) return;
   try {
     await keepAtAgent(agents, drain);
     memory.keptMark = mark;
   } catch (error) {
+    memory.keptInVainMs = clock.nowMs();
     log.info({ host: drain.hostId, err: error }, 'the drain is not recorded at its host yet');
   }
 }

@@ -102,3 +102,8 @@ export function placesLike(...others: readonly Site[]): PlaceFacts {
 export function lockWaitSince(sinceMs: number, holder: string) {
   return { kind: 'lock', subject: holder, message: 'its turn', since: timestampFromMs(sinceMs) };
 }
+
+/** A network, x unless named, that a parked migration keeps locked, for tests. */
+export function blockedBy({ id = 'mig_9', machineId = 'm9', network = 'x' }): RoundFacts['blocked'] {
+  return new Map([[network, { id, machineId, reason: 'not healthy at h2 and h1' }]]);
+}

@@ -5,7 +5,7 @@ import { type Migration, MigrationStep, type Wait, WaitSchema } from '../../prot
 import { type Load, type MoveLimits, slotRefusal } from '../placement/order.ts';
 import { bytesText } from '../placement/words.ts';
 import type { DrainDraft } from './book.ts';
-import type { RoundFacts } from './facts.ts';
+import type { Blocker, RoundFacts } from './facts.ts';
 
 const { WAITING, MOVING } = DrainMachineState;
 
@@ -72,10 +72,14 @@ function whileWaiting(
     };
   }
   const holder = blockerOf(machine, facts);
-  if (holder !== undefined) return { kind: 'lock', subject: holder, message: blockedText(network, holder) };
+  if (holder !== undefined) return forBlocked(network, holder);
   if (retryAtMs > facts.nowMs) {
-    const at = new Date(retryAtMs).toISOString();
-    return { kind: 'retry', subject: machineId, message: `the next try, at ${at}: ${machine.reason}` };
+    const why = machine.reason === '' ? '' : `: ${machine.reason}`;
+    return {
+      kind: 'retry',
+      subject: machineId,
+      message: `the next try, at ${new Date(retryAtMs).toISOString()}${why}`,
+    };
   }
   if (destination === '') {
     const hosts = Object.entries(refusedHosts).map(([host, text]) => `${host}: ${text}`);
@@ -89,7 +93,7 @@ function whileMoving(machine: DrainMachine, facts: RoundFacts): Waiting | Wait |
   const migration = facts.migrations.get(machine.migrationId);
   if (migration === undefined) return undefined;
   const holder = inLine(migration) ? blockerOf(machine, facts) : undefined;
-  if (holder !== undefined) return { kind: 'lock', subject: holder, message: blockedText(machine.network, holder) };
+  if (holder !== undefined) return forBlocked(machine.network, holder);
   const limit = limitOf(migration, facts);
   if (limit !== undefined && (migration.wait === undefined || migration.wait.kind === 'copy')) return limit;
   if (migration.wait !== undefined) return migration.wait;
@@ -125,10 +129,12 @@ export function inLine({ step, holdsLock }: Migration): boolean {
 }
 
 /** The parked migration that keeps the network of a Machine locked; one of its own is none: the next try goes on under its lock. */
-export function blockerOf(machine: DrainMachine, { blocked }: Pick<RoundFacts, 'blocked'>): string | undefined {
-  const holder = blocked.get(machine.network);
-  const isOwn = holder === machine.migrationId || machine.earlierMigrations.includes(holder ?? '');
-  return isOwn ? undefined : holder;
+export function blockerOf(
+  { machineId, network }: Pick<DrainMachine, 'machineId' | 'network'>,
+  { blocked }: Pick<RoundFacts, 'blocked'>,
+): Blocker | undefined {
+  const holder = blocked.get(network);
+  return holder?.machineId === machineId ? undefined : holder;
 }
 
 /** A migration that moves the Machine without this drain having begun it. */
@@ -136,7 +142,7 @@ export function otherMigration(machineId: string, { running }: Pick<RoundFacts, 
   return running.find((migration) => migration.machineId === machineId);
 }
 
-/** Why nothing of a network can be moved, in words. */
-export function blockedText(network: string, holder: string): string {
-  return `network ${network} to be free: the parked migration ${holder} keeps it locked, see "ferry migration status ${holder}"`;
+function forBlocked(network: string, { id, machineId }: Blocker): Waiting {
+  const message = `network ${network} to be free: the parked migration ${id} of Machine ${machineId} keeps it locked, see "ferry migration status ${id}"`;
+  return { kind: 'lock', subject: id, message };
 }

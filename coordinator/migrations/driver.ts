@@ -14,7 +14,7 @@ import { runSteps, type StepsOutcome } from '../../shared/steps.ts';
 import { pause } from '../pause.ts';
 import type { Session, Sessions } from '../sessions.ts';
 import { Slots } from '../slots.ts';
-import type { MigrationRecord } from '../store/store.ts';
+import type { MigrationPlan, MigrationRecord } from '../store/store.ts';
 import { back, orderAbort } from './back.ts';
 import { hasEnded } from './feed.ts';
 import { forward } from './forward.ts';
@@ -151,13 +151,18 @@ export class MigrationDriver {
    * Orders the source to abort; its answer counts, whoever drives. A source that is silent is asked on: throws host_unreachable,
    * and the migration turns back as soon as the source answers that it may.
    */
-  async cancel(id: string, signal: AbortSignal): Promise<{ outcome: 'aborted' | 'too late'; migration: Migration }> {
+  async cancel(
+    id: string,
+    signal: AbortSignal,
+    why = anOperatorDid,
+  ): Promise<{ outcome: 'aborted' | 'too late'; migration: Migration }> {
     const { book } = this.#options;
     const before = await book.get(id);
     if (hasEnded(before.migration) || before.plan.direction === 'returning') {
       return { outcome: 'too late', migration: before.migration };
     }
     await book.update(id, (draft) => {
+      if (!draft.migration.cancelRequested) draft.plan.cancelledBecause = why;
       draft.migration.cancelRequested = true;
     });
     const outcome = await this.#orderCancel(id, signal);
@@ -166,7 +171,7 @@ export class MigrationDriver {
 
   async #orderCancel(id: string, signal: AbortSignal): Promise<'aborted' | 'too late'> {
     const { book } = this.#options;
-    const error = cancelledBy();
+    const error = cancelledBy((await book.get(id)).plan);
     const drive = this.#drives.get(id);
     if (drive !== undefined) drive.cancelHeard = true;
     for (let tries = 1; ; tries += 1) {
@@ -370,7 +375,7 @@ export class MigrationDriver {
     await journey.write(({ migration, plan }) => {
       // The source burnt the ID for a cancel whose answer this process did not live to see.
       const cancelled = migration.cancelRequested && error.reason === 'burnt';
-      const because = becauseOf(cancelled ? cancelledBy() : error);
+      const because = becauseOf(cancelled ? cancelledBy(plan) : error);
       plan.direction = direction;
       plan.turns += 1;
       plan.turnedBecause = direction === 'back' ? because : null;
@@ -465,8 +470,12 @@ export class MigrationDriver {
   }
 }
 
-function cancelledBy(): FerryError {
-  return new FerryError('cancelled', 'an operator cancelled it', { nextAction: 'Nothing: it was asked for.' });
+const anOperatorDid = 'an operator cancelled it';
+
+function cancelledBy({ cancelledBecause = anOperatorDid }: Pick<MigrationPlan, 'cancelledBecause'>): FerryError {
+  const nextAction =
+    cancelledBecause === anOperatorDid ? 'Nothing: it was asked for.' : 'Nothing here: see the drain that ordered it.';
+  return new FerryError('cancelled', cancelledBecause, { nextAction });
 }
 
 function becauseOf({ reason, message, nextAction }: FerryError) {

@@ -46,9 +46,23 @@ export function hostService({ store, roster, agents, log, rebuild }: HostParts):
     );
   };
 
+  /** A drain keeps its host cordoned: it would be on again in a moment. */
+  const requireNoDrain = async (hostId: string) => {
+    const open = (await store.openDrains()).find(({ drain }) => drain.hostId === hostId);
+    if (open === undefined) return;
+    const { id } = open.drain;
+    throw new FerryError('drain_exists', `host ${hostId} stays cordoned while drain ${id} empties it`, {
+      field: 'host_id',
+      facts: { host: hostId, drain: id },
+      nextAction: `To end the drain and the cordon: "ferry drain cancel ${hostId} --uncordon".`,
+    });
+  };
+
   const cordon = async (hostId: string, cordoned: boolean) => {
     checkId('name', hostId, 'host_id');
-    await roster.host(hostId);
+    const { journalWentBack } = await roster.host(hostId);
+    // Taking the cordon off is also the operator's word that a newer journal is back: never refused for a drain.
+    if (!cordoned && !journalWentBack) await requireNoDrain(hostId);
     await store.setCordon(hostId, cordoned);
     const host = await roster.host(hostId);
     if (!cordoned && host.journalWentBack) {

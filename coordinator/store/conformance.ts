@@ -98,7 +98,7 @@ const migration = (id: string, machineId = 'm1', changes: Partial<MigrationRecor
 
 const drain = (id: string, hostId = 'h1', changes: Partial<DrainRecord> = {}): DrainRecord => ({
   drain: create(DrainSchema, { id, hostId }),
-  plan: { retryAtMs: {}, uncordonAfter: false, failedAt: {}, calledOff: [] },
+  plan: { retryAtMs: {}, uncordonAfter: false, failedAt: {}, calledOff: [], forgetOwed: false },
   version: 1,
   open: true,
   driver: '',

@@ -113,6 +113,8 @@ export interface MigrationPlan {
   downtimeBudgetMs: number;
   /** Higher goes first in line for the network. */
   priority: number;
+  /** Why it was cancelled, in words; left out: an operator did. */
+  cancelledBecause?: string;
   /** Why it turned back. */
   turnedBecause: { reason: string; message: string; nextAction: string } | null;
   /** How often it turned round; bounded. */
@@ -185,6 +187,8 @@ export interface DrainPlan {
   failedAt: Record<string, Record<string, string>>;
   /** Migrations that the drain itself called off, because their network stays locked. */
   calledOff: string[];
+  /** It has ended, and its host's agent, which keeps it for a lost store, has not been told yet. */
+  forgetOwed: boolean;
 }
 
 /** A drain as the store keeps it. */
