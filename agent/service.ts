@@ -5,13 +5,23 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import type { Export } from '../nbd/export.ts';
 import type { AgentService } from '../proto/gen/ferry/v1/agent_pb.ts';
 import type { Host } from '../proto/gen/ferry/v1/host_pb.ts';
+import { MachineEventSchema } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { type Volume, VolumeSchema, VolumeState } from '../proto/gen/ferry/v1/volume_pb.ts';
 import type { Clock } from '../shared/clock.ts';
 import { durationToMs } from '../shared/duration.ts';
 import { FerryError, invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
+import type { Logger } from '../shared/log.ts';
 import type { HostCopyLimits } from './copy-limits.ts';
 import type { Exports } from './exports.ts';
+import {
+  type DifferingCopy,
+  differenceOf,
+  isDiffering,
+  keptAfter,
+  refuseDiffering,
+} from './handover/differing-copy.ts';
+import type { Handovers } from './handover/handovers.ts';
 import type { ImportFolder } from './import-folder.ts';
 import type { Journal, VolumeRow } from './journal.ts';
 import { readStopSignal, readStopTimeoutMs } from './machines/config.ts';
@@ -30,6 +40,8 @@ const exportMs = 10 * 60_000;
 const exportMsMax = 24 * 3_600_000;
 const exportConnectionsMax = 64;
 const drainBytesMax = 1_048_576;
+const eventCharsMax = 2000;
+const orderedByMax = 200;
 
 /** What the service works with. */
 export interface AgentServiceOptions {
@@ -37,6 +49,7 @@ export interface AgentServiceOptions {
   readonly nbdHost: string;
   readonly journal: Journal;
   readonly machines: Machines;
+  readonly handovers: Pick<Handovers, 'source'>;
   readonly volumes: VolumeStore;
   readonly files: Files;
   readonly exports: Exports;
@@ -45,6 +58,7 @@ export interface AgentServiceOptions {
   readonly copyLimits: HostCopyLimits;
   readonly imports: ImportFolder;
   readonly clock: Clock;
+  readonly log: Logger;
   readonly retentionMs: number;
   /** Bytes for volumes that nobody was promised. */
   readonly freeBytes: () => Promise<number>;
@@ -170,6 +184,19 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
     const { volumes, journal } = this.#options;
     const volumeId = checkId('volume', request.volumeId, 'volume_id');
     const row = this.#row(volumeId);
+    const after = keptAfter(journal, row);
+    if (isDiffering(after)) {
+      if (!request.force) refuseDiffering(after);
+      await this.#acceptDifference(row, after, request.orderedBy);
+      return { volume: await this.#volume(volumeId) };
+    }
+    if (row.kept === null && after !== null) {
+      throw new FerryError(
+        'volume_in_use',
+        `volume ${volumeId} is kept: ${after.migrationId} gave its Machine up, and is ${after.state.step}, not settled`,
+        { field: 'volume_id', nextAction: `See "ferry migration status ${after.migrationId}".` },
+      );
+    }
     if (row.machineId !== '' && row.kept === null) {
       throw new FerryError('volume_in_use', `volume ${volumeId} belongs to Machine ${row.machineId}`, {
         field: 'volume_id',
@@ -187,6 +214,39 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
     }
     await volumes.destroy(volumeId).catch((error) => Promise.reject(ferryErrorOf(error)));
     journal.write(() => journal.removeVolume(volumeId));
+    return {};
+  };
+
+  /** In one transaction the hand-over says who let the copy go, and its retention time begins. */
+  async #acceptDifference(volume: VolumeRow, row: DifferingCopy, orderedBy: string): Promise<void> {
+    const { journal, handovers, clock, log } = this.#options;
+    const { migrationId, machineId, state } = row;
+    const sinceMs = clock.nowMs();
+    await handovers.source(
+      migrationId,
+      { type: 'difference-accepted', orderedBy: orderedBy.slice(0, orderedByMax) },
+      {
+        detail: { tombstonedAtMs: sinceMs },
+        also: () => journal.putVolume({ ...volume, kept: { migrationId, root: state.retainedRoot, sinceMs } }),
+      },
+    );
+    log.warn(
+      { migration: migrationId, machine: machineId, volume: volume.id, orderedBy },
+      `an operator lets a differing copy go after its retention time: ${differenceOf(row)}`,
+    );
+  }
+
+  agentNoteEvent: ServiceImpl<typeof AgentService>['agentNoteEvent'] = ({ machineId, event }) => {
+    const { machines, journal, clock, changed } = this.#options;
+    const { id, events } = machines.get(checkId('machine', machineId, 'machine_id'));
+    if (event?.type !== 'accept') throw invalidArgument('event.type', `is ${JSON.stringify(event?.type)}`, '"accept"');
+    const migrationId = checkId('migration', event.migration?.migrationId ?? '', 'event.migration.migration_id');
+    if (events.some(({ type, migration }) => type === event.type && migration?.migrationId === migrationId)) return {};
+    const message = event.message.slice(0, eventCharsMax);
+    const status = journal.machine(id)!.runtime.status.state;
+    const noted = create(MachineEventSchema, { ...event, status, message, timestamp: timestampFromMs(clock.nowMs()) });
+    journal.write(() => journal.appendEvents(id, [noted]));
+    changed();
     return {};
   };
 
@@ -286,8 +346,9 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
   }
 
   async #describe(info: VolumeInfo, row: VolumeRow | undefined): Promise<Volume> {
-    const { host, files, retentionMs } = this.#options;
+    const { host, files, journal, retentionMs } = this.#options;
     const kept = row?.kept ?? null;
+    const after = row === undefined ? null : keptAfter(journal, row);
     const filesystem = await readFilesystem(files, info.path).catch(() => ({ kind: 'raw' as const }));
     return create(VolumeSchema, {
       id: info.volumeId,
@@ -300,6 +361,8 @@ export class AgentRoutes implements ServiceImpl<typeof AgentService> {
       filesystem: filesystem.kind,
       epoch: BigInt('epoch' in info ? info.epoch : 0),
       root: kept?.root ?? '',
+      migrationId: after?.migrationId ?? '',
+      differs: isDiffering(after) ? differenceOf(after) : '',
       ...(kept === null ? {} : { destroyAt: timestampFromMs(kept.sinceMs + retentionMs) }),
       ...(row === undefined ? {} : { createdAt: timestampFromMs(row.createdAtMs) }),
     });

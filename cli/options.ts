@@ -33,7 +33,7 @@ export interface MoveOptions {
 export function parseMoveOptions(options: MoveOptions, env: Readonly<Record<string, string | undefined>>) {
   return {
     reason: options.reason === undefined ? MoveReason.UNSPECIFIED : oneOf(options.reason, moveReasons, '--reason'),
-    orderedBy: orderedBy(options.by, env),
+    orderedBy: parseOrderedBy(options.by, env),
     downtimeBudgetMs: parseBudgetMs(options.downtimeBudget),
     priority: options.priority === undefined ? 0 : wholeNumber(options.priority, '--priority', -100, 100),
     strategy:
@@ -72,8 +72,8 @@ function parseBudgetMs(text: string | undefined): number | undefined {
   throw invalidArgument('--downtime-budget', `is ${JSON.stringify(text)}`, 'a time from 10ms to 10m');
 }
 
-/** Who orders: as said, else the person behind sudo, else the user. */
-function orderedBy(text: string | undefined, env: Readonly<Record<string, string | undefined>>): string {
+/** Who orders: as said, else the person behind sudo, else the user. Throws invalid_argument. */
+export function parseOrderedBy(text: string | undefined, env: Readonly<Record<string, string | undefined>>): string {
   const who = text ?? (env.SUDO_USER || env.USER || '');
   const isGood = who.length <= orderedByMax && !/\p{Cc}/u.test(who) && (text === undefined || who.trim() !== '');
   if (isGood) return who;

@@ -12,6 +12,7 @@ import { durationFromMs, parseDurationMs } from '../shared/duration.ts';
 import { FerryError, invalidArgument } from '../shared/error.ts';
 import { checkId } from '../shared/ids.ts';
 import { type CommonOptions, type Outcome, Session, type Terminal, withCommonOptions } from './context.ts';
+import { parseOrderedBy } from './options.ts';
 import { jsonDocument } from './output/json.ts';
 import { formatTime, parseBytes } from './output/units.ts';
 import { renderVolume, renderVolumeList } from './output/volume.ts';
@@ -19,6 +20,7 @@ import { renderVolume, renderVolumeList } from './output/volume.ts';
 const createMsMax = 60_000;
 /** An import copies the image, unless the file system can share its bytes. */
 const importMsMax = 1_800_000;
+const destroyMsMax = 45_000;
 
 /** Registers `ferry volume ...`. */
 export function registerVolume(program: Command, terminal: Terminal, _outcome: Outcome): void {
@@ -91,14 +93,24 @@ export function registerVolume(program: Command, terminal: Terminal, _outcome: O
     });
 
   withCommonOptions(noun.command('destroy <id>'))
-    .description('destroy a volume that belongs to no Machine')
-    .addHelpText('after', '\nExample: ferry volume destroy vol_0123456789abcdef')
-    .action(async (id: string, options: CommonOptions) => {
+    .description('destroy a volume that belongs to no Machine, or let a kept copy go that differs from what moved')
+    .option('--force', 'of a copy that differs: it was compared, and what moved is right')
+    .option('--by <name>', 'who orders it (default: the user)')
+    .addHelpText(
+      'after',
+      '\nA copy that differs is not destroyed at once: its retention time begins.\n\nExample: ferry volume destroy vol_0123456789abcdef',
+    )
+    .action(async (id: string, options: CommonOptions & { force?: boolean; by?: string }) => {
       const session = new Session(terminal, options);
-      const request = { volumeId: volumeId(id) };
-      const response = await session.order((call) => session.client(VolumeService).destroyVolume(request, call));
+      const orderedBy = parseOrderedBy(options.by, terminal.env);
+      const request = { volumeId: volumeId(id), force: options.force ?? false, orderedBy };
+      const response = await session.order(
+        (call) => session.client(VolumeService).destroyVolume(request, call),
+        destroyMsMax,
+      );
       if (session.json) terminal.out(jsonDocument(DestroyVolumeResponseSchema, response));
-      else session.line(`Volume ${id} is destroyed.`);
+      else if (response.volume === undefined) session.line(`Volume ${id} is destroyed.`);
+      else session.line(`Volume ${id} is kept until ${formatTime(response.volume.destroyAt)}, then destroyed.`);
     });
 }
 

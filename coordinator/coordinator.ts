@@ -124,7 +124,7 @@ export class Coordinator {
     this.#housekeeping = new Housekeeping({ parts, store, orphans, sessions, clock, log });
     this.routes = (router) => {
       router.service(MachineService, machineService({ store, roster, agents, random }));
-      router.service(VolumeService, volumeService({ roster, agents, random }));
+      router.service(VolumeService, volumeService({ store, book, roster, agents, random }));
       router.service(HostService, hostService({ store, roster, agents, log, rebuild: this.#rebuild }));
       router.service(MigrationService, migrationService({ parts, driver, planner, startDeadlineMs, downtimeBudgetMs }));
       router.service(LockService, lockService(parts));

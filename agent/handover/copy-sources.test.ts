@@ -79,6 +79,8 @@ it('begins a copy with the newest kept one of the same size, never with a parked
   expect(find(row('mig_3', 'relinquished'))).toEqual(kept);
   expect(find(row('mig_4', 'offered'), row('mig_3', 'tombstoned'))).toEqual(kept);
   expect(find(row('mig_3', 'parked'))).toBeNull();
+  const accepted = row('mig_3', 'tombstoned');
+  expect(find({ ...accepted, state: { ...accepted.state, accepted: {} } } as never)).toBeNull();
   expect(find(row('mig_3', 'tombstoned', { volumeSizeBytes: 8192 }))).toBeNull();
   expect(find(row('mig_3', 'aborted'), row('mig_2', 'returned'))).toBeNull();
   expect(keptCopy({ handoversOf: () => [row('mig_3', 'tombstoned')] }, 'm', 0)).toBeNull();

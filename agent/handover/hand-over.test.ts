@@ -179,6 +179,31 @@ describe('the source', () => {
     expect(a.state).toMatchObject({ step: 'parked', retainedRoot: 'x' });
     expect(mayDelete(a.state!, 0, 1e15, 1)).toMatchObject({ ok: false });
   });
+
+  it('lets a copy that differs go only when an operator says so, and even then after the retention time', () => {
+    const accepted: SourceEvent = { type: 'difference-accepted', orderedBy: 'alice' };
+    const a = source();
+    for (const event of [...stopped, relinquish]) a.send(event);
+    a.send({ type: 'settled', settlement: { statement: { ...subject, root: 'r' }, signatureValid: true } });
+    // Nobody has read the copy again yet: there is nothing to accept.
+    expect(a.send(accepted)).toMatchObject({ ok: false, refusal: { reason: 'too_late' } });
+    expect(a.state?.step).toBe('settled');
+    a.send({ type: 'retained-root-read', root: 'x' });
+    const given = { step: 'tombstoned', accepted: { orderedBy: 'alice', retainedRoot: 'x' }, ticket: { root: 'r' } };
+    expect(a.send(accepted)).toMatchObject({ ok: true, state: given, effects: [{ do: 'retire-volume' }] });
+    expect(a.placement).toMatchObject({ kind: 'tombstone', epoch: 1 });
+    expect(mayDelete(a.state!, 100, 109, 10)).toMatchObject({ ok: false });
+    expect(mayDelete(a.state!, 100, 110, 10)).toEqual({ ok: true });
+    // Said twice, it is who said it first.
+    expect(a.send({ ...accepted, orderedBy: 'bob' })).toMatchObject({ ok: true, state: given });
+  });
+
+  it.each(['stopped', 'relinquished'])('has nothing to accept while it is %s', (step) => {
+    const a = source();
+    for (const event of step === 'stopped' ? stopped : [...stopped, relinquish]) a.send(event);
+    expect(a.send({ type: 'difference-accepted', orderedBy: 'alice' })).toMatchObject({ ok: false });
+    expect(a.state?.step).toBe(step);
+  });
 });
 
 describe('the destination', () => {

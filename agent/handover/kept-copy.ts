@@ -12,8 +12,8 @@ export function keptCopy(
   if (sizeBytes === 0) return null;
   for (const row of journal.handoversOf(machineId)) {
     if (row.role !== 'source' || !('ticket' in row.state)) continue;
-    // A parked one has other bytes than it signed for.
-    if (row.state.step === 'parked' || row.detail.volumeSizeBytes !== sizeBytes) continue;
+    // One that differs has other bytes than were signed for, whatever an operator said of it.
+    if (row.state.step === 'parked' || 'accepted' in row.state || row.detail.volumeSizeBytes !== sizeBytes) continue;
     return { volumeId: row.detail.sourceVolumeId, root: row.state.ticket.root };
   }
   return null;

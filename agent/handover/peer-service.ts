@@ -157,7 +157,8 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
   }
 
   /** The row of which the asker may read: asked by its pinned key, in the step that it says. */
-  #exportable({ migrationId, nonce, fingerprint, signature, live }: OpenExportRequest): SourceRow {
+  #exportable(request: OpenExportRequest): SourceRow {
+    const { migrationId, nonce, signature, live } = request;
     const { handovers, host } = this.#options;
     const row = handovers.row(checkId('migration', migrationId, 'migration_id'));
     const publicKey = peerKey(row);
@@ -170,8 +171,7 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
       throw new FerryError('unknown_migration', `nothing is offered under ${migrationId}`);
     if (nonce.length < 16 || nonce.length > 64)
       throw invalidArgument('nonce', `has ${nonce.length} bytes`, '16 to 64 random bytes');
-    const asked = exportRequestBytes(migrationId, fingerprint, nonce);
-    verifySignature(publicKey, 'ferry.v1.OpenExport', asked, signature);
+    verifySignature(publicKey, 'ferry.v1.OpenExport', exportRequestBytes(request), signature);
     const wanted = live ? 'offered' : 'stopped';
     if (row.state.step !== wanted) {
       const when = live ? 'while its Machine runs' : 'while it is stopped';

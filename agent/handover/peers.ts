@@ -2,6 +2,7 @@ import { create } from '@bufbuild/protobuf';
 import type { DirectoryRow } from '../../proto/gen/ferry/v1/directory_pb.ts';
 import {
   type Handover,
+  type OpenExportRequest,
   OpenExportRequestSchema,
   type OpenExportResponse,
   PeerService,
@@ -29,9 +30,11 @@ export interface ExportAsk {
   readonly haveRoot: string;
 }
 
-/** What the destination signs to open an export: migration, certificate and nonce, apart by zero bytes. */
-export function exportRequestBytes(migrationId: string, fingerprint: string, nonce: Uint8Array): Uint8Array {
-  return Buffer.concat([Buffer.from(`${migrationId}\0${fingerprint}\0`), nonce]);
+/** What the destination signs to open an export: every field but the signature, as a JSON array, so that none runs into another. */
+export function exportRequestBytes(request: OpenExportRequest): Uint8Array {
+  const { migrationId, nonce, fingerprint, live, round, haveSnapshot, haveRoot } = request;
+  const fields = [migrationId, Buffer.from(nonce).toString('hex'), fingerprint, live, round, haveSnapshot, haveRoot];
+  return Buffer.from(JSON.stringify(fields));
 }
 
 /** Calls to other agents. Each throws a FerryError: host_unreachable when the other does not answer. */
@@ -61,19 +64,17 @@ export class Peers {
     ask: ExportAsk,
   ): Promise<OpenExportResponse> {
     const { key, random } = this.#options;
-    const nonce = random.bytes(32);
-    const signature = key.sign('ferry.v1.OpenExport', exportRequestBytes(migrationId, fingerprint, nonce));
     const live = ask.round !== null;
     const request = create(OpenExportRequestSchema, {
       migrationId,
-      nonce,
-      signature,
+      nonce: random.bytes(32),
       fingerprint,
       live,
       round: ask.round ?? 0,
       haveSnapshot: ask.haveSnapshot,
       haveRoot: ask.haveRoot,
     });
+    request.signature = key.sign('ferry.v1.OpenExport', exportRequestBytes(request));
     const timeoutMs = live ? liveExportMs : exportMs;
     return this.#call(peer, (client) => client.openExport(request, { timeoutMs }));
   }

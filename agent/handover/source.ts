@@ -12,6 +12,7 @@
  *  relinquished settled                   settled       the destination owns it; then re-read the whole retained volume
  *  settled      retained-root-read equal  tombstoned    the retained copy may go after the retention time
  *  settled      retained-root-read other  parked        the retained copy stays until an operator decides
+ *  parked       difference-accepted       tombstoned    the operator goes on with what moved; the retention time begins
  *  relinquished declined                  returned      owner e+2; marker; Machine starts
  *  offered      abort, declined           aborted       owner e still; nothing was held
  *  stopping, stopped  abort, declined, (stopped) driver-silent
@@ -57,7 +58,13 @@ export type SourceState =
   | (Agreed & { readonly step: 'stopped'; readonly fence: number; readonly root: Root | null })
   | (Agreed & { readonly step: 'relinquished'; readonly ticket: Ticket })
   | (Agreed & { readonly step: 'settled'; readonly ticket: Ticket; readonly settlement: Settlement })
-  | (Agreed & { readonly step: 'tombstoned'; readonly ticket: Ticket; readonly settlement: Settlement })
+  | (Agreed & {
+      readonly step: 'tombstoned';
+      readonly ticket: Ticket;
+      readonly settlement: Settlement;
+      /** Only where an operator let a retained copy go that differs: who it was, and the root of that copy. */
+      readonly accepted?: { readonly orderedBy: string; readonly retainedRoot: Root };
+    })
   | (Agreed & {
       readonly step: 'parked';
       readonly ticket: Ticket;
@@ -96,6 +103,8 @@ export type SourceEvent =
   | { readonly type: 'settled'; readonly settlement: Received<Settlement> }
   /** Root of the whole retained volume, read anew. */
   | { readonly type: 'retained-root-read'; readonly root: Root }
+  /** An operator has compared both copies: the retained one, which differs, may go after the retention time. */
+  | { readonly type: 'difference-accepted'; readonly orderedBy: string }
   | { readonly type: 'declined'; readonly decline: Received<Decline> }
   | { readonly type: 'abort'; readonly term: number; readonly reason: string }
   /** The agent's own: no driver was heard for 60 s. */
@@ -167,6 +176,8 @@ export function nextSource(state: SourceState | null, event: SourceEvent, contex
       return settled(state, event.settlement, context);
     case 'retained-root-read':
       return retainedRootRead(state, event.root, context);
+    case 'difference-accepted':
+      return differenceAccepted(state, event.orderedBy, context);
     case 'declined':
       return declined(state, event.decline, context);
     case 'abort':
@@ -346,9 +357,21 @@ function retainedRootRead(state: SourceState | null, root: Root, context: Source
   if (state?.step !== 'settled') return outOfOrder(state, 'settled');
   if (root !== state.ticket.root)
     return moved({ ...state, step: 'parked', retainedRoot: root }, context.placement, context);
-  const { placement } = context;
+  return moved({ ...state, step: 'tombstoned' }, tombstone(state, context), context);
+}
+
+function differenceAccepted(state: SourceState | null, orderedBy: string, context: SourceContext): SourceOutcome {
+  if (state?.step === 'tombstoned') return again(state, context);
+  if (state?.step !== 'parked') return outOfOrder(state, 'parked');
+  const { retainedRoot, ...settledState } = state;
+  const next: SourceState = { ...settledState, step: 'tombstoned', accepted: { orderedBy, retainedRoot } };
+  return moved(next, tombstone(state, context), context);
+}
+
+/** The Machine is gone for good, unless a later hand-over has brought it back already. */
+function tombstone(state: SourceState & { step: 'settled' | 'parked' }, { placement }: SourceContext): Placement {
   const own = placement.kind === 'relinquished' && placement.migrationId === state.offer.migrationId;
-  return moved({ ...state, step: 'tombstoned' }, own ? { ...placement, kind: 'tombstone' } : placement, context);
+  return own ? { ...placement, kind: 'tombstone' } : placement;
 }
 
 function declined(state: SourceState | null, received: Received<Decline>, context: SourceContext): SourceOutcome {

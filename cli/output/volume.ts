@@ -33,6 +33,8 @@ export function renderVolume(volume: Volume): string {
     ['Created', formatTime(volume.createdAt)],
   ];
   if (volume.root !== '') pairs.push(['Root', volume.root]);
+  if (volume.migrationId !== '') pairs.push(['Kept after', volume.migrationId]);
+  if (volume.differs !== '') pairs.push(['Differs', volume.differs]);
   if (volume.destroyAt !== undefined) pairs.push(['Destroyed at', formatTime(volume.destroyAt)]);
   return `Volume ID: ${volume.id}\n\n${keyValues(pairs)}`;
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { VolumeState } from '../../proto/gen/ferry/v1/volume_pb.ts';
+import { type FerryError, toFerryError } from '../../shared/error.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { xfsMissing } from '../harness/disk.ts';
 import { arm, forgetfulPath, forgotten } from '../harness/forgetful.ts';
@@ -53,9 +54,42 @@ describe.skipIf(missing !== null)(`a map that leaves an extent out${missing === 
     expect(migration.precopy).toMatchObject({ mode: 'snapshots' });
     expect(migration.reason).not.toBe('');
     expect(migration.nextAction).not.toBe('');
-    const { volumes } = await cluster.volumes.listVolumes({ hostId: 'host-b' });
-    const kept = volumes.find(({ id }) => id === volumeId);
-    expect(kept).toMatchObject({ state: VolumeState.RELINQUISHED });
+    const keptState = async () =>
+      (await cluster.volumes.listVolumes({ hostId: 'host-b' })).volumes.find(({ id }) => id === volumeId);
+    const kept = await keptState();
+    expect(kept).toMatchObject({ state: VolumeState.RELINQUISHED, migrationId });
     expect(kept?.destroyAt).toBeUndefined();
+
+    // It is an operator's to end: said without force, nothing happens, and it is told what would be lost.
+    const destroy = (request: object) => cluster.volumes.destroyVolume({ volumeId, ...request });
+    const refused = await destroy({}).catch(toFerryError);
+    expect(refused).toMatchObject({ reason: 'root_mismatch', facts: { migration: migrationId, volume: volumeId } });
+    expect((refused as FerryError).message).toContain('would be lost');
+    expect((refused as FerryError).nextAction).toContain('--force');
+    expect(await keptState()).toMatchObject({ state: VolumeState.RELINQUISHED });
+    expect((await cluster.status.getStatus({})).migrationsParked).toContain(migrationId);
+    // What cannot be written where everybody sees it is not done.
+    await cluster.kill('host-a');
+    await expect(destroy({ force: true, orderedBy: 'alice' }).catch(toFerryError)).resolves.toMatchObject({
+      reason: 'host_unreachable',
+    });
+    expect(await keptState()).toMatchObject({ state: VolumeState.RELINQUISHED });
+    cluster.spawn('host-a');
+    await cluster.untilHostsAnswer();
+    const done = await destroy({ force: true, orderedBy: 'alice' });
+    expect(done.volume).toMatchObject({ id: volumeId, state: VolumeState.PENDING_DESTROY, hostId: 'host-b' });
+    // It is journalled: the next agent knows it.
+    await cluster.kill('host-b');
+    cluster.spawn('host-b');
+    await cluster.untilHostsAnswer();
+    expect(await keptState()).toMatchObject({ state: VolumeState.PENDING_DESTROY, differs: '' });
+    expect((await keptState())?.destroyAt).toBeDefined();
+    expect((await cluster.migration(migrationId)).answered).toContain('alice');
+    expect((await cluster.status.getStatus({})).migrationsParked).not.toContain(migrationId);
+    const accepted = (await cluster.machine(load.machine.id)).events.filter(({ type }) => type === 'accept');
+    expect(accepted).toMatchObject([{ source: 'user', migration: { migrationId, orderedBy: 'alice' } }]);
+    expect(accepted[0]!.message).toContain(volumeId);
+    // Its time is not over, and no force shortens that.
+    await expect(destroy({ force: true }).catch(toFerryError)).resolves.toMatchObject({ reason: 'volume_in_use' });
   });
 });
