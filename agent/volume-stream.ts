@@ -16,9 +16,9 @@ import type { HostCopyLimits } from './copy-limits.ts';
 import type { Exports } from './exports.ts';
 import type { PullWish, VolumeTransfer } from './handover/transfer.ts';
 import { TransferError, type TransferReason } from './transfer/error.ts';
+import { rereadKept } from './transfer/kept-sums.ts';
 import { pullVolume } from './transfer/pull.ts';
 import { heldSnapshot } from './transfer/seed-copy.ts';
-import { sumFile } from './transfer/sum-file.ts';
 import { ferryErrorOf } from './volumes/ferry-error.ts';
 
 /** Bound of a connection's handshake and of a silence while requests wait. */
@@ -107,9 +107,9 @@ export class VolumeStream implements VolumeTransfer {
     await Promise.all([this.#stream.close(), this.#tools.close()]);
   }
 
-  async root(imagePath: string, { direct, signal }: { direct: boolean; signal: AbortSignal }): Promise<string> {
+  async rereadKept(paths: { imagePath: string; keptPath: string }, root: string, signal: AbortSignal): Promise<string> {
     try {
-      return (await sumFile({ path: imagePath, direct, signal })).root;
+      return await rereadKept(paths, root, { signal });
     } catch (error) {
       throw explainTransfer(error);
     }

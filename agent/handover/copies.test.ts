@@ -88,7 +88,7 @@ function setUp(given: { detail?: Partial<HandoverDetail>; seeds?: boolean } = {}
       },
       transfer: {
         fingerprint: '',
-        root: async () => '',
+        rereadKept: async () => '',
         held: async () => held,
         pull: async (pull) => {
           pulls.push(pull);

@@ -158,17 +158,18 @@ export class HandoverEffects implements Effects {
   }
 
   /** Of the whole kept volume, read anew from its disk: nothing that the copy believed counts here. */
-  async #retainedRoot(row: SourceRow): Promise<string> {
+  async #retainedRoot(row: SourceRow, root: string): Promise<string> {
     const { volumes, transfer, signal } = this.#options;
     const volumeId = row.detail.sourceVolumeId;
     if (volumeId === '') return noVolumeRoot;
     const image = await volumes.inspect(volumeId);
     if (image === null) throw new FerryError('io_error', `volume ${volumeId} is not here any more`);
-    return transfer.root(image.path, { direct: true, signal });
+    const keptPath = volumes.statePath(volumeId, keptSumsName);
+    return transfer.rereadKept({ imagePath: image.path, keptPath }, root, signal);
   }
 
   async #deliverTicket(row: SourceRow): Promise<void> {
-    const { handovers, peers, key, exports, disconnect, machines, sources, signal } = this.#options;
+    const { handovers, peers, key, exports, disconnect, machines, signal } = this.#options;
     const { migrationId } = row;
     for (;;) {
       const now = this.#current(row);
@@ -181,7 +182,6 @@ export class HandoverEffects implements Effects {
         peers.deliver(now.detail.peer, migrationId, ticket, { record: now.record }),
         this.#isGivenUp(row) ? machines.retire(row.machineId, now.state.ticket.destination) : null,
       ]);
-      void sources.end(now);
       this.hear(now, there.directory);
       if (there.statement !== undefined) return this.believe(migrationId, there.statement);
       // Taken, and the Machine is coming up there: the settlement follows by itself; asked for again in case it is lost.
@@ -217,7 +217,7 @@ export class HandoverEffects implements Effects {
     const { handovers, journal, clock, log } = this.#options;
     const { state } = this.#current(row);
     if (state.step !== 'settled') return;
-    const root = await this.#retainedRoot(row);
+    const root = await this.#retainedRoot(row, state.ticket.root);
     const now = clock.nowMs();
     const volume = journal.volume(row.detail.sourceVolumeId);
     const next = await handovers.source(
@@ -279,6 +279,7 @@ export class HandoverEffects implements Effects {
     await machines.resume(machineId);
     try {
       if (machines.isDesired(machineId)) await this.#noteStart(row);
+      void this.#keepSums(row);
       const health = await machines.untilUp(machineId, row.detail.startDeadlineMs, signal);
       const now = clock.nowMs();
       const detail = health === 'healthy' ? { health, healthyAtMs: now } : { health };
@@ -289,6 +290,8 @@ export class HandoverEffects implements Effects {
       );
     } catch (error) {
       if (signal.aborted) return;
+      // Who hears of it brings the Machine back: without the sums all of its volume would travel.
+      await this.#keepSums(row);
       if (handovers.ownsNow(row)) handovers.note(migrationId, { health: 'unhealthy' });
       throw error;
     }
@@ -322,21 +325,27 @@ export class HandoverEffects implements Effects {
     const { handovers, peers, key, directory } = this.#options;
     const now = handovers.row(row.migrationId);
     if (now?.role !== 'destination' || now.state.step !== 'owner' || now.state.settlementKnown) return;
-    await this.#keepSums(now as DestinationRow, now.state.ticket.root);
+    await this.#keepSums(row);
     const settlement = signSettlement(key, now.state.settlement);
     await peers.deliver(now.detail.peer, row.migrationId, settlement, { directory: directory.own(row.machineId) });
     await handovers.destination(row.migrationId, { type: 'settlement-known' });
   }
 
-  /** What is known of the copy's bytes stays beside it: should the Machine go back, only what changed since has to. */
-  async #keepSums(row: DestinationRow, root: string): Promise<void> {
-    const { volumes, log } = this.#options;
-    const { volumeId } = row.state.subject;
-    if (row.detail.volumeSizeBytes === 0) return;
+  /**
+   * What is known of the copy's bytes stays beside it: should the Machine go back, only what changed since has to. Not before
+   * the start, which the Machine waits for; before anybody is told how the start went.
+   */
+  #keepSums({ migrationId, detail, state }: DestinationRow): Promise<void> {
+    const { volumes, log, handovers } = this.#options;
+    if (detail.volumeSizeBytes === 0 || state.step !== 'owner') return Promise.resolve();
+    const { volumeId } = state.subject;
+    const { root } = state.ticket;
     const statePath = volumes.statePath(volumeId, 'receiving.state');
-    await keepSums({ statePath, keptPath: volumes.statePath(volumeId, keptSumsName) }, root).catch((error) =>
-      log.warn({ migration: row.migrationId, err: error }, 'a way back of this Machine will copy all of its volume'),
-    );
+    return handovers.task(`${migrationId} keep-sums`, migrationId, async () => {
+      await keepSums({ statePath, keptPath: volumes.statePath(volumeId, keptSumsName) }, root).catch((error) =>
+        log.warn({ migration: migrationId, err: error }, 'a way back of this Machine will copy all of its volume'),
+      );
+    });
   }
 
   async #deliverDecline(row: DestinationRow): Promise<void> {

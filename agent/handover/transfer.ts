@@ -21,8 +21,11 @@ export interface PullWish {
 
 /** What the hand-over needs of the volume stream. */
 export interface VolumeTransfer {
-  /** Root over a whole image. `direct` reads from the disk itself, not from memory, where that is possible. */
-  root(imagePath: string, options: { direct: boolean; signal: AbortSignal }): Promise<string>;
+  /**
+   * Root over a whole kept image, from the disk itself and not from memory, where that is possible. If it is `root`, its sums
+   * are at `keptPath` then.
+   */
+  rereadKept(paths: { imagePath: string; keptPath: string }, root: string, signal: AbortSignal): Promise<string>;
   /** Name of the snapshot whose bytes a copy holds, in part at least; '' when it holds nothing. */
   held(statePath: string): Promise<string>;
   /**
