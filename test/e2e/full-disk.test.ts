@@ -9,6 +9,7 @@ import { untilStep } from '../harness/crash.ts';
 import { clearDisk, fillDisk, freeBytes, mountSmallDisk, smallDisksMissing } from '../harness/disk.ts';
 import { Drive, untilFree } from '../harness/drive.ts';
 import { LedgerLoad } from '../harness/ledger.ts';
+import { listenerConfig } from '../harness/listener.ts';
 
 const missing = smallDisksMissing();
 const diskMib = 2048;
@@ -92,10 +93,11 @@ describe.skipIf(missing !== null)(`the source's disk${missing === null ? '' : ` 
   beforeEach(() => startWithSmall('host-a'));
 
   test('full: its agent starts, and the Machine can be moved off', async () => {
-    const script = 'echo precious > "$0/file"; sync; trap "exit 0" INT; while :; do sleep 0.1; done';
+    const write =
+      "require('fs').writeFileSync(process.env.FERRY_VOLUME_PATH + '/file', 'precious\\n', { flush: true });";
     const machine = await cluster.run(
       {
-        init: { exec: ['/bin/sh', '-c', script.replaceAll('$0', '$FERRY_VOLUME_PATH')] },
+        ...listenerConfig({ first: write }),
         mounts: [{ path: '/data', sizeGb: 1, name: 'data' }],
       },
       { host: 'host-a' },

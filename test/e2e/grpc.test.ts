@@ -13,10 +13,10 @@ import {
 import { stepsInOrder } from '../../shared/migration-steps.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { GrpcClient } from '../harness/grpc.ts';
+import { listenerConfig } from '../harness/listener.ts';
 
 const run = promisify(execFile);
 const buf = join(import.meta.dirname, '../../node_modules/.bin/buf');
-const sleeper = { init: { exec: ['/bin/sh', '-c', 'trap "exit 0" INT; while :; do sleep 0.1; done'] } };
 const protocols = ['grpc', 'grpcweb', 'connect'] as const;
 const coordinatorServices = ['Host', 'Lock', 'Machine', 'Migration', 'Volume'].map((name) => `ferry.v1.${name}Service`);
 const agentServices = ['Agent', 'Handover', 'Peer'].map((name) => `ferry.v1.${name}Service`);
@@ -26,7 +26,7 @@ let machineId: string;
 
 beforeAll(async () => {
   cluster = await TestCluster.start();
-  machineId = (await cluster.run(sleeper, { host: 'host-a' })).id;
+  machineId = (await cluster.run(listenerConfig(), { host: 'host-a' })).id;
 });
 afterAll(async () => cluster?.[Symbol.asyncDispose]());
 

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { TestCluster } from '../harness/cluster.ts';
+import { listenerConfig } from '../harness/listener.ts';
 
 const mib = 1024 ** 2;
 const isRoot = process.getuid?.() === 0;
@@ -28,13 +29,12 @@ function makeImage(): string {
 
 /** Prints the greeting from the mounted volume, or from the raw image, and stays. */
 const reader = (volume: string) => ({
-  init: {
-    exec: [
-      '/bin/sh',
-      '-c',
-      'trap "exit 0" INT; [ -d "$FERRY_VOLUME_PATH" ] && cat "$FERRY_VOLUME_PATH/greeting" || grep -ao "brought along" "$FERRY_VOLUME_PATH"; while :; do sleep 0.1; done',
-    ],
-  },
+  ...listenerConfig({
+    first: `
+      const { FERRY_VOLUME_KIND, FERRY_VOLUME_PATH } = process.env;
+      const file = FERRY_VOLUME_KIND === 'ext4' ? FERRY_VOLUME_PATH + '/greeting' : FERRY_VOLUME_PATH;
+      if (require('fs').readFileSync(file).includes('brought along')) console.log('brought along');`,
+  }),
   mounts: [{ name: 'disk', path: '/data', volume }],
 });
 

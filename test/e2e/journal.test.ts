@@ -7,13 +7,11 @@ import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { newMigrationId } from '../../shared/ids.ts';
 import { systemRandom } from '../../shared/random.ts';
 import { TestCluster } from '../harness/cluster.ts';
+import { listenerConfig } from '../harness/listener.ts';
 import { doubles, observe } from '../harness/observe.ts';
 
 const entry = join(import.meta.dirname, '../../cli/main.ts');
-const sleeper = {
-  init: { exec: ['/bin/sh', '-c', 'trap "exit 0" INT; while :; do sleep 0.1; done'] },
-  mounts: [{ path: '/data', sizeGb: 1, name: 'data' }],
-};
+const sleeper = { ...listenerConfig(), mounts: [{ path: '/data', sizeGb: 1, name: 'data' }] };
 const files = ['journal.db', 'journal.db-wal', 'journal.db-shm'];
 
 let cluster: TestCluster;

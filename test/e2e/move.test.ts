@@ -3,17 +3,21 @@ import { DesiredState, MachineState } from '../../proto/gen/ferry/v1/machine_pb.
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { VolumeState } from '../../proto/gen/ferry/v1/volume_pb.ts';
 import { TestCluster } from '../harness/cluster.ts';
+import { listenerConfig } from '../harness/listener.ts';
 import { doubles, observe } from '../harness/observe.ts';
 
 const sleeper = { init: { exec: ['/bin/sh', '-c', 'trap "exit 0" INT; echo up; while :; do sleep 0.1; done'] } };
+/** Notes each of its starts on its volume, and prints them all. */
 const writer = {
-  init: {
-    exec: [
-      '/bin/sh',
-      '-c',
-      'trap "exit 0" INT; [ "$FERRY_VOLUME_KIND" = ext4 ] && echo "$FERRY_INSTANCE_ID" >>"$FERRY_VOLUME_PATH/starts" && cat "$FERRY_VOLUME_PATH/starts"; while :; do sleep 0.1; done',
-    ],
-  },
+  ...listenerConfig({
+    first: `
+      const { FERRY_VOLUME_KIND, FERRY_VOLUME_PATH, FERRY_INSTANCE_ID } = process.env;
+      if (FERRY_VOLUME_KIND === 'ext4') {
+        const { appendFileSync, readFileSync } = require('fs');
+        appendFileSync(FERRY_VOLUME_PATH + '/starts', FERRY_INSTANCE_ID + '\\n');
+        process.stdout.write(readFileSync(FERRY_VOLUME_PATH + '/starts'));
+      }`,
+  }),
   mounts: [{ path: '/data', sizeGb: 1, name: 'data' }],
 };
 

@@ -7,20 +7,17 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { freePort } from '../../cli/cluster.ts';
 import { type Machine, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
-import { durationFromMs } from '../../shared/duration.ts';
 import { seededRandom } from '../../shared/random.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { dig, hasDig } from '../harness/dig.ts';
 import { handoverAt } from '../harness/drive.ts';
+import { listenerConfig } from '../harness/listener.ts';
 
 const hosts = ['host-a', 'host-b', 'host-c'];
 const regions: Readonly<Record<string, string>> = { 'host-a': 'ams', 'host-b': 'fra', 'host-c': 'fra' };
 const directoryFiles = ['directory.db', 'directory.db-wal', 'directory.db-shm'];
 /** Takes a second to end, so that a move can be looked at. */
-const slow = {
-  init: { exec: ['/bin/sh', '-c', 'trap "sleep 1; exit 0" INT; while :; do sleep 0.1; done'] },
-  stopConfig: { timeout: durationFromMs(20_000) },
-};
+const slow = listenerConfig({ stopMs: 1000 });
 
 let cluster: TestCluster;
 let resolvers: Record<string, string>;

@@ -2,18 +2,15 @@ import { rmSync } from 'node:fs';
 import { afterEach, describe, expect, test } from 'vitest';
 import { MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
-import { durationFromMs } from '../../shared/duration.ts';
 import { toFerryError } from '../../shared/error.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { handoverAt, untilFree } from '../harness/drive.ts';
+import { listenerConfig } from '../harness/listener.ts';
 import { allDown, doubles, observe } from '../harness/observe.ts';
 
 const hosts = ['host-a', 'host-b', 'host-c'];
 /** Runs until its signal comes, and takes a second to end: time in which another could be stopped too. */
-const slow = {
-  init: { exec: ['/bin/sh', '-c', 'trap "sleep 1; exit 0" INT; while :; do sleep 0.1; done'] },
-  stopConfig: { timeout: durationFromMs(20_000) },
-};
+const slow = listenerConfig({ stopMs: 1000 });
 const withVolume = { ...slow, mounts: [{ path: '/data', sizeGb: 1, name: 'data' }] };
 
 let cluster: TestCluster;

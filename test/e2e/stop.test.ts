@@ -8,12 +8,21 @@ import { toFerryError } from '../../shared/error.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { handoverAt, untilFree, untilRuns } from '../harness/drive.ts';
 import { foreign } from '../harness/foreign.ts';
+import { listenerConfig } from '../harness/listener.ts';
 import { doubles, observe } from '../harness/observe.ts';
 
 const isRoot = process.getuid?.() === 0;
 const mounts = [{ path: '/data', sizeGb: 1, name: 'data' }];
-const program = (script: string) => ({ init: { exec: ['/bin/sh', '-c', script] } });
-const sleeper = program('trap "exit 0" INT; while :; do sleep 0.1; done');
+
+/** Writes each signal that it gets to its volume; SIGUSR2 ends it. */
+const notes = `
+const { appendFileSync } = require('fs');
+const folder = process.env.FERRY_VOLUME_KIND === 'ext4' ? process.env.FERRY_VOLUME_PATH : '/tmp';
+for (const name of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2', 'SIGTERM'])
+  process.on(name, () => {
+    appendFileSync(folder + '/got', name + '\\n');
+    if (name === 'SIGUSR2') process.exit(3);
+  });`;
 
 /** Leaves a process behind that is in no session, group or parent of its own, and ignores signals; once only. */
 const daemon = `
@@ -45,8 +54,10 @@ describe('a program that is stopped for a migration', () => {
   test('and ignores its signal is killed after its timeout, and moves', async () => {
     cluster = await TestCluster.start();
     const { id } = await cluster.run({
-      ...program('trap "" INT TERM; while :; do sleep 0.1; done'),
-      stopConfig: { timeout: durationFromMs(1000) },
+      ...listenerConfig({
+        signals: "for (const s of ['SIGINT', 'SIGTERM']) process.on(s, () => {});",
+        stopTimeoutMs: 1000,
+      }),
     });
     const observation = observe();
     const moved = await move(id, (await cluster.machine(id)).hostId === 'host-a' ? 'host-b' : 'host-a');
@@ -61,10 +72,7 @@ describe('a program that is stopped for a migration', () => {
     cluster = await TestCluster.start();
     const { id } = await cluster.run(
       {
-        ...program(
-          'for s in HUP INT QUIT USR1 USR2 TERM; do trap "echo SIG$s >>got" $s; done; trap "echo SIGUSR2 >>got; exit 3" USR2; ' +
-            'cd "$([ -d "$FERRY_VOLUME_PATH" ] && echo "$FERRY_VOLUME_PATH" || echo /tmp)"; while :; do sleep 0.1; done',
-        ),
+        ...listenerConfig({ signals: notes }),
         mounts,
         stopConfig: { signal: 'SIGUSR2' },
       },
@@ -115,10 +123,7 @@ describe('a program that is stopped for a migration', () => {
 describe.skipIf(!isRoot)('a mount that someone else holds (needs root: mounts)', () => {
   test('with a working directory in it: that process is ended, and the Machine moves', async () => {
     cluster = await TestCluster.start();
-    const machine = await cluster.run(
-      { ...sleeper, mounts, stopConfig: { timeout: durationFromMs(1000) } },
-      { host: 'host-a' },
-    );
+    const machine = await cluster.run({ ...listenerConfig({ stopTimeoutMs: 1000 }), mounts }, { host: 'host-a' });
     const mount = join(cluster.dataDir('host-a'), 'mnt', machine.volumeId);
     await using holder = await foreign('/bin/sh', ['-c', 'echo up; exec sleep 600'], mount);
     const ended = new Promise((resolve) => holder.child.once('exit', (_code, signal) => resolve(signal)));
@@ -128,7 +133,7 @@ describe.skipIf(!isRoot)('a mount that someone else holds (needs root: mounts)',
 
   test('from another mount namespace: it is named, the Machine runs on at its source, and moves once that one is gone', async () => {
     cluster = await TestCluster.start();
-    const machine = await cluster.run({ ...sleeper, mounts }, { host: 'host-a' });
+    const machine = await cluster.run({ ...listenerConfig(), mounts }, { host: 'host-a' });
     {
       // It lets go at once of what clusters of other tests have mounted.
       const others = `awk '$5 ~ "/ferry-" && index($5, "${cluster.dir}/") != 1 { print $5 }' /proc/self/mountinfo`;
@@ -148,13 +153,7 @@ describe.skipIf(!isRoot)('a mount that someone else holds (needs root: mounts)',
 describe('orders to a Machine that a migration holds', () => {
   test('start and stop are recorded and take effect at the destination; restart and destroy are refused with the reason', async () => {
     cluster = await TestCluster.start();
-    const { id: machineId } = await cluster.run(
-      {
-        ...program('trap "sleep 3; exit 0" INT; while :; do sleep 0.1; done'),
-        stopConfig: { timeout: durationFromMs(20_000) },
-      },
-      { host: 'host-a' },
-    );
+    const { id: machineId } = await cluster.run(listenerConfig({ stopMs: 3000 }), { host: 'host-a' });
     const migrationId = await cluster.migrate(machineId, 'host-b');
     await cluster.until(
       'it is being stopped',

@@ -26,7 +26,9 @@ import { mountXfs } from './disk.ts';
 import { RedisStore } from './redis-store.ts';
 
 const entry = join(import.meta.dirname, '../../cli/main.ts');
+/** Between two looks at what is waited for: longer the longer it is waited, because daemons under test have to answer. */
 const pollMs = 25;
+const pollMsMax = 100;
 const runsAtOnce = 6;
 
 type Flags = Readonly<Record<string, string>>;
@@ -250,7 +252,8 @@ export class TestCluster implements AsyncDisposable {
 
   /** Waits until something holds; errors count as "not yet". Throws after `deadlineMs` with the daemons' last words. */
   async until(what: string, holds: () => Promise<boolean> | boolean, deadlineMs = 45_000): Promise<void> {
-    const endMs = performance.now() + deadlineMs;
+    const beginMs = performance.now();
+    const endMs = beginMs + deadlineMs;
     let last: unknown = null;
     while (performance.now() < endMs) {
       try {
@@ -260,7 +263,7 @@ export class TestCluster implements AsyncDisposable {
         if (error instanceof Refused) throw error.cause;
         last = error;
       }
-      await sleep(pollMs);
+      await sleep(Math.min(pollMsMax, pollMs + (performance.now() - beginMs) / 40));
     }
     const logs = [...this.#daemons.keys()].map((name) => `--- ${name}\n${this.log(name).slice(-3000)}`).join('\n');
     throw new Error(`not within ${deadlineMs / 1000} s: ${what}${last === null ? '' : ` (${String(last)})`}\n${logs}`);

@@ -1,9 +1,9 @@
-// A filefrag that leaves something out. It stands before the real one in an agent's PATH (see `forgetfulPath`), prints what
-// that one prints, and remembers it. Once it is armed, the next map of a stopped volume shows one chunk as the map before
-// had it, though it was written to since: as if an extent had been left out.
+// A filefrag that leaves something out. It stands before the real one in an agent's PATH (see `forgetfulPath`) and prints
+// what that one prints. Once it is armed, the map of the next stopped volume shows one chunk where the volume's snapshots
+// have it, though it was written to since: as if an extent had been left out.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 
 const chunkBlocks = 16;
 
@@ -40,12 +40,20 @@ function blocksOf(text: string): Map<number, number> {
   return blocks;
 }
 
-/** A chunk that is data in both maps and lies elsewhere now. */
-function changedChunk(before: ReadonlyMap<number, number>, now: ReadonlyMap<number, number>): number | null {
+const blocksOfChunk = (chunk: number): number[] =>
+  Array.from({ length: chunkBlocks }, (_, index) => chunk * chunkBlocks + index);
+
+/** A chunk that lies at one place in all snapshots, is data now too, and lies elsewhere. */
+function changedChunk(before: readonly ReadonlyMap<number, number>[], now: ReadonlyMap<number, number>): number | null {
+  const [first, ...others] = before;
+  if (first === undefined) return null;
   for (const [block, place] of now) {
-    const chunk = Math.floor(block / chunkBlocks);
-    const blocks = Array.from({ length: chunkBlocks }, (_, index) => chunk * chunkBlocks + index);
-    if (before.get(block) !== place && blocks.every((each) => before.has(each) && now.has(each))) return chunk;
+    if (first.get(block) === place) continue;
+    const blocks = blocksOfChunk(Math.floor(block / chunkBlocks));
+    const isAlike = blocks.every(
+      (each) => first.has(each) && now.has(each) && others.every((other) => other.get(each) === first.get(each)),
+    );
+    if (isAlike) return Math.floor(block / chunkBlocks);
   }
   return null;
 }
@@ -67,28 +75,27 @@ if (import.meta.main) {
   const folder = process.env.FORGETFUL_DIR!;
   const args = process.argv.slice(2);
   const path = process.env.PATH!.split(':').filter((each) => each !== folder);
-  const real = spawnSync('filefrag', args, {
-    env: { ...process.env, PATH: [...path, '/usr/sbin', '/sbin'].join(':') },
-    maxBuffer: 2 ** 28,
-  });
-  let text = real.stdout.toString('latin1');
+  const env = { ...process.env, PATH: [...path, '/usr/sbin', '/sbin'].join(':') };
+  const filefrag = (asked: readonly string[]) => {
+    const { stdout, stderr, status } = spawnSync('filefrag', asked, { env, maxBuffer: 2 ** 28 });
+    return { text: stdout.toString('latin1'), stderr, status };
+  };
+  const real = filefrag(args);
+  let { text } = real;
   const file = args.at(-1)!;
-  const remembered = join(folder, `${basename(dirname(file))}.map`);
-  if (args.includes('-v')) {
+  const isNow = existsSync(join(folder, 'armed')) || forgotten(folder)?.endsWith(` of ${file}`);
+  if (args.includes('-v') && file.endsWith('.img') && isNow) {
     const now = blocksOf(text);
-    if (file.endsWith('.img') && existsSync(join(folder, 'armed')) && existsSync(remembered)) {
-      const before = blocksOf(readFileSync(remembered, 'latin1'));
-      const chunk = changedChunk(before, now);
-      if (chunk !== null) {
-        for (let block = chunk * chunkBlocks; block < (chunk + 1) * chunkBlocks; block += 1) {
-          now.set(block, before.get(block)!);
-        }
-        text = withBlocks(text, now);
-        writeFileSync(join(folder, 'forgotten'), `chunk ${chunk} of ${file}`);
-        rmSync(join(folder, 'armed'));
-      }
+    const before = readdirSync(dirname(file))
+      .filter((name) => name.endsWith('.snap'))
+      .map((name) => blocksOf(filefrag([...args.slice(0, -1), join(dirname(file), name)]).text));
+    const chunk = changedChunk(before, now);
+    if (chunk !== null) {
+      for (const block of blocksOfChunk(chunk)) now.set(block, before[0]!.get(block)!);
+      text = withBlocks(text, now);
+      writeFileSync(join(folder, 'forgotten'), `chunk ${chunk} of ${file}`);
+      rmSync(join(folder, 'armed'), { force: true });
     }
-    if (file.endsWith('.snap')) writeFileSync(remembered, text, 'latin1');
   }
   process.stdout.write(text, 'latin1', () => process.exit(real.status ?? 1));
   process.stderr.write(real.stderr);
