@@ -181,10 +181,14 @@ async function write(
     equals(DrainSchema, draft.drain, record.drain) &&
     JSON.stringify(draft.plan) === JSON.stringify(record.plan);
   if (isSame) return true;
-  const isMinor = !hasBegins && draft.open && markOf(draft) === markOf(record);
-  if (isMinor && clock.nowMs() - memory.writtenMs < progressMs) return true;
+  if (!hasBegins && isMinor(draft, record) && clock.nowMs() - memory.writtenMs < progressMs) return true;
   memory.writtenMs = clock.nowMs();
   return book.write(draft, record);
+}
+
+/** Whether a change is of bytes and waits alone: nothing is done because of it that has to be known after a crash. */
+export function isMinor(draft: DrainDraft, record: Pick<DrainRecord, 'drain' | 'plan'>): boolean {
+  return draft.open && markOf(draft) === markOf(record);
 }
 
 /** What has to be written at once: what is called off, too, or it would look like an operator's cancel. */
