@@ -148,7 +148,8 @@ export class Rebuild implements Gate {
       } catch (error) {
         if (!signal.aborted) log.warn({ err: error }, 'a round of the rebuild broke off');
       }
-      await pause(clock, lookMs, signal);
+      // The gate opens when the time to report is over, not up to a look later.
+      await pause(clock, this.#graceMs > 0 ? Math.min(lookMs, this.#graceMs) : lookMs, signal);
     }
   }
 

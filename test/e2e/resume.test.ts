@@ -3,7 +3,7 @@ import { MigrationState, MigrationStrategy } from '../../proto/gen/ferry/v1/migr
 import { TestCluster } from '../harness/cluster.ts';
 import { LedgerLoad } from '../harness/ledger.ts';
 
-const fillMib = 640;
+const fillMib = 384;
 const mib = 1024 ** 2;
 /** The receiver records what is durable each 64 MiB: at most that much, and what was on its way, travels twice. */
 const repeatedMibMax = 64 + 32;
