@@ -11,7 +11,7 @@ import {
 } from '../proto/gen/ferry/v1/directory_pb.ts';
 import { MachineRecordSchema } from '../proto/gen/ferry/v1/machine_pb.ts';
 import { ManualClock } from '../shared/clock.ts';
-import { silentLog } from '../shared/log.ts';
+import { type Logger, silentLog } from '../shared/log.ts';
 import { Directory } from './directory.ts';
 import type { Placement } from './handover/boot.ts';
 import { Journal } from './journal.ts';
@@ -37,7 +37,7 @@ afterEach(() => {
 });
 
 /** A fresh start of the agent. */
-function open(): void {
+function open(more: { log?: Logger; rowsMax?: number } = {}): void {
   directory?.close();
   directory = new Directory({
     path: join(dir, 'directory.db'),
@@ -47,6 +47,7 @@ function open(): void {
     bindIp: (address) => address,
     journalWentBack: () => wentBack,
     log: silentLog,
+    ...more,
   });
 }
 
@@ -214,4 +215,33 @@ test('a change of an own Machine is noticed', async () => {
   expect(changes).toBe(1);
   stopping.abort();
   await watching;
+});
+
+test('Machines that it has no room for are logged once, counted, and asked for again when there is room', () => {
+  const logged: string[] = [];
+  const log = { ...silentLog, error: (_: object, text: string) => logged.push(text) } as never;
+  const all = ['1', '2', '3', '4'].map((digit) => rowOf({ machineId: digit.repeat(14) }));
+  open({ log, rowsMax: 2 });
+  expect(directory.note).toBeNull();
+  directory.apply(update(all, { complete: true, version: 4n }));
+  expect(answered()).toHaveLength(2);
+  expect(logged).toHaveLength(1);
+  expect(directory.note).toContain('names of 2 others are not answered here');
+  directory.apply(update([rowOf({ machineId: '5'.repeat(14) })], { version: 5n }));
+  expect(logged).toHaveLength(1);
+  expect(directory.note).toContain('names of 3 others');
+  // The next agent does not take what it has for all that there is.
+  open({ log, rowsMax: 2 });
+  expect(directory.known).toEqual({ directoryId: '', directoryVersion: 0n });
+  directory.apply(update([...all, rowOf({ machineId: '5'.repeat(14) })], { complete: true, version: 5n }));
+  expect(directory.note).toContain('names of 3 others');
+  const gone = (digit: string) => rowOf({ machineId: digit.repeat(14), gone: true, revision: 2n });
+  directory.apply(update([gone('1'), gone('5')], { version: 6n }));
+  expect(directory.known).toEqual({ directoryId: 'd1', directoryVersion: 6n });
+  directory.apply(update([gone('2')], { version: 7n }));
+  // Two are left out, and there is room for two.
+  expect(directory.known).toEqual({ directoryId: '', directoryVersion: 0n });
+  directory.apply(update([all[3]!], { complete: true, version: 8n }));
+  expect(answered()).toHaveLength(1);
+  expect(directory.note).toBeNull();
 });

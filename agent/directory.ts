@@ -18,7 +18,9 @@ const schema = [
 const watchMs = 100;
 /** Destroyed Machines that one heartbeat tells of; the coordinator misses the others by itself. */
 const goneMax = 1000;
-const rowsMax = 100_000;
+const rowsMaxDefault = 100_000;
+/** Machines without room that are counted; more are "at least so many". */
+const leftOutMax = 10_000;
 
 /** What a directory works with. */
 export interface DirectoryOptions {
@@ -32,6 +34,8 @@ export interface DirectoryOptions {
   /** The journal is an older copy: what it owns may have moved on. */
   readonly journalWentBack: () => boolean;
   readonly log: Logger;
+  /** Machines of other hosts that it has room for. Default 100,000. */
+  readonly rowsMax?: number;
 }
 
 /**
@@ -56,6 +60,8 @@ export class Directory {
   #version = 0n;
   /** What the file says of these two. */
   #writtenAt = '';
+  /** Machines that there was no room for. */
+  readonly #leftOut = new Set<string>();
   /** While a complete update arrives in pages: what it holds so far. */
   #arriving: Set<string> | null = null;
 
@@ -72,6 +78,14 @@ export class Directory {
   /** Directory and version that this agent has, for the next heartbeat. */
   get known(): { directoryId: string; directoryVersion: bigint } {
     return { directoryId: this.#id, directoryVersion: this.#version };
+  }
+
+  /** What an operator should know: names that are not answered here; null if there is nothing. */
+  get note(): string | null {
+    const count = this.#leftOut.size;
+    if (count === 0) return null;
+    const least = count < leftOutMax ? '' : 'at least ';
+    return `the directory has room for ${this.#rowsMax} Machines: names of ${least}${count} others are not answered here`;
   }
 
   /** Rises with each change; restarts with the agent. */
@@ -120,10 +134,20 @@ export class Directory {
     if (arrived !== null) {
       for (const machineId of this.#heard.keys()) if (!arrived.has(machineId)) changed.add(machineId);
       for (const machineId of changed) if (!arrived.has(machineId)) this.#heard.delete(machineId);
+      for (const machineId of this.#leftOut) if (!arrived.has(machineId)) this.#leftOut.delete(machineId);
       this.#arriving = null;
     }
+    if (!update.more) this.#askForLeftOut();
     this.#write(changed, !update.more);
     return update.more;
+  }
+
+  /** With room again for all that was left out, the next heartbeat asks for everything. */
+  #askForLeftOut(): void {
+    const count = this.#leftOut.size;
+    if (count === 0 || count === leftOutMax || this.#heard.size + count > this.#rowsMax) return;
+    this.#id = '';
+    this.#version = 0n;
   }
 
   /** Takes one row that another agent told directly; a Machine's new owner speaks for it alone. */
@@ -146,13 +170,29 @@ export class Directory {
     const changed = new Set<string>();
     for (const row of rows) {
       const known = this.#heard.get(row.machineId);
-      if (!isNewer(row, known) || (known === undefined && (row.gone || this.#heard.size >= rowsMax))) continue;
+      if (row.gone) this.#leftOut.delete(row.machineId);
+      if (!isNewer(row, known) || (known === undefined && row.gone)) continue;
+      if (known === undefined && this.#heard.size >= this.#rowsMax) {
+        this.#leaveOut(row.machineId);
+        continue;
+      }
+      this.#leftOut.delete(row.machineId);
       if (saysTheSame(row, known) && row.revision === known?.revision) continue;
       if (row.gone) this.#heard.delete(row.machineId);
       else this.#heard.set(row.machineId, row);
       changed.add(row.machineId);
     }
     return changed;
+  }
+
+  get #rowsMax(): number {
+    return this.#options.rowsMax ?? rowsMaxDefault;
+  }
+
+  #leaveOut(machineId: string): void {
+    const isFirst = this.#leftOut.size === 0;
+    if (this.#leftOut.size < leftOutMax) this.#leftOut.add(machineId);
+    if (isFirst) this.#options.log.error({ machine: machineId }, this.note!);
   }
 
   /** Own Machines as the journal has them, read again only after it changed. */
@@ -271,6 +311,8 @@ export class Directory {
     const at = db.get('SELECT value FROM meta WHERE key = ?', 'at');
     if (at === undefined || at.value === '') return;
     this.#writtenAt = String(at.value);
+    // What there was no room for is not in the file: all is asked for again, so that it is known how much that is.
+    if (this.#heard.size >= this.#rowsMax) return;
     const { id, version } = JSON.parse(String(at.value)) as { id: string; version: string };
     this.#id = id;
     this.#version = BigInt(version);

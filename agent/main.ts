@@ -33,7 +33,11 @@ import { ImportFolder } from './import-folder.ts';
 import { Journal } from './journal.ts';
 import { openKey } from './key.ts';
 import { Addresses } from './machines/addresses.ts';
+import { Admission } from './machines/admission.ts';
 import { Machines } from './machines/machines.ts';
+import { Movable } from './machines/movable.ts';
+import { MachineRows } from './machines/rows.ts';
+import { Supervised } from './machines/supervised.ts';
 import { ProcessRuntime } from './runtime/process/runtime.ts';
 import { AgentRoutes } from './service.ts';
 import { CopySource } from './transfer/copy-source.ts';
@@ -61,7 +65,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
   const over = AbortSignal.any([signal, stopping.signal]);
   try {
     const parts = await build(config, journal, log, over);
-    const { handovers, machines, stream, exports, sources, server, heartbeat, volumes } = parts;
+    const { handovers, machines, supervised, stream, exports, sources, server, heartbeat, volumes } = parts;
     await stream.listen(config.streamListen, config.nbdListen);
     await handovers.recover();
     await sources
@@ -72,7 +76,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     parts.address.value = address;
     // The coordinator may know that this journal went back; without a coordinator the markers alone decide.
     await heartbeat.beat();
-    await machines.boot(handovers.starting());
+    await supervised.boot(handovers.starting());
     parts.ready();
     const work = [
       heartbeat.run(over),
@@ -108,7 +112,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     await server.close();
     await Promise.allSettled(work);
     await handovers.stopped();
-    await machines.close();
+    await supervised.close();
     exports.close();
     await parts.closeDns();
     parts.directory.close();
@@ -172,11 +176,12 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
   await imports.open();
   const stream = new VolumeStream({ exports, clock, tls: config.tls, copyLimits });
   const handovers = new Handovers({ host, journal, seals, clock, log, signal });
-  const machines = new Machines({
-    host,
-    region,
+  const heldBy = (machineId: string) => handovers.heldBy(machineId);
+  const rows = new MachineRows({ host, region, journal, addresses });
+  const supervised = new Supervised({
     dataDir,
     journal,
+    rows,
     seals,
     volumes,
     runtime,
@@ -184,11 +189,14 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     clock,
     random,
     log,
-    heldBy: (machineId) => handovers.heldBy(machineId),
+    heldBy,
     journalWentBack: () => handovers.journalWentBack,
-    reservedBytes: () => handovers.reservedBytes(),
     endExports: (volumeId) => stream.disconnect(exports.end(volumeId)),
   });
+  const reservedBytes = () => handovers.reservedBytes();
+  const admission = new Admission({ host, region, volumes, runtime, reservedBytes });
+  const onHost = { rows, supervised, admission, runtime, journal, clock };
+  const machines = new Machines({ ...onHost, host, seals, volumes, random, heldBy });
   const peers = new Peers({ host, pool, key, random, journal });
   const copies = new VolumeCopies({
     handovers,
@@ -227,7 +235,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     journal,
     seals,
     volumes,
-    machines,
+    machines: new Movable(onHost),
     exports,
     disconnect: (tokens: readonly string[]) => stream.disconnect(tokens),
     peers,
@@ -249,6 +257,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
   const freeBytes = async () => Math.max(0, (await volumes.freeBytes()) - handovers.reservedBytes());
   const notes = notesOf(capabilities);
   for (const note of notes) log.warn(note);
+  const notesNow = () => (directory.note === null ? notes : [...notes, directory.note]);
   const describeHost = async (): Promise<Host> =>
     create(HostSchema, {
       id: host,
@@ -268,7 +277,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
         volumeTotalBytes: BigInt(await totalBytes(dataDir)),
       }),
       copyLimits: copyLimits.limits,
-      notes,
+      notes: notesNow(),
       machineCount: machines.list().length,
       reason: handovers.journalWentBack
         ? 'the journal went back to an older copy: nothing is started here; restore the newest journal'
@@ -306,7 +315,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
       if (wentBack === handovers.isBehindCoordinator) return;
       handovers.isBehindCoordinator = wentBack;
       if (wentBack) log.error('the coordinator remembers a newer journal: nothing is started or signed here');
-      else void machines.boot().catch((error) => log.error({ err: error }, 'taking up the Machines again'));
+      else void supervised.boot().catch((error) => log.error({ err: error }, 'taking up the Machines again'));
     },
   });
   const routes = new AgentRoutes({
@@ -346,6 +355,7 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
     volumes,
     handovers,
     machines,
+    supervised,
     stream,
     exports,
     sources,
