@@ -66,6 +66,21 @@ it('ends with its migration, once: with the sums of a volume that was given up, 
   await expect(sources.openExport('mig_1', 's1')).rejects.toMatchObject({ reason: 'unknown_export' });
 });
 
+it('remembers an end for as long as its hand-over may ask for it again', async () => {
+  const { sources, did, at } = setUp();
+  for (const id of ['mig_1', 'mig_2', 'mig_3']) await sources.end(at(id, 'relinquished'));
+  await sources.end(at('mig_1', 'relinquished'));
+  await sources.sweep();
+  expect(sources.endedCount).toBe(3);
+  at('mig_1', 'settled');
+  at('mig_2', 'parked');
+  at('mig_3', 'aborted');
+  await sources.sweep();
+  // The Machine of the third one is not up again.
+  expect(sources.endedCount).toBe(1);
+  expect(did.filter((what) => what.startsWith('end'))).toHaveLength(3);
+});
+
 it('drops at the start what a killed agent left, and nothing that a migration needs', async () => {
   const { sources, did, at } = setUp();
   await sources.recover([at('mig_1', 'stopped'), at('mig_2', 'aborted')]);

@@ -22,6 +22,7 @@ export interface CopySourcesOptions {
 export class CopySources {
   readonly #options: CopySourcesOptions;
   readonly #sources = new Map<string, Promise<VolumeSource>>();
+  /** Those whose hand-over may end them once more. */
   readonly #ended = new Set<string>();
 
   constructor(options: CopySourcesOptions) {
@@ -38,6 +39,11 @@ export class CopySources {
     });
     this.#sources.set(row.migrationId, opening);
     return opening;
+  }
+
+  /** Number of those whose end is remembered. */
+  get endedCount(): number {
+    return this.#ended.size;
   }
 
   /** Opens an export of one of the snapshots that this migration was given. */
@@ -59,6 +65,7 @@ export class CopySources {
   async end(row: SourceRow): Promise<void> {
     const { migrationId, state } = row;
     if (row.detail.sourceVolumeId === '' || this.#ended.has(migrationId)) return;
+    if (isOver(row) && !this.#sources.has(migrationId)) return;
     this.#ended.add(migrationId);
     try {
       const source = await this.of(row);
@@ -80,6 +87,10 @@ export class CopySources {
       if (row?.role !== 'source' || isActive(row as SourceRow) || row.state.step === 'relinquished') continue;
       await this.end(row as SourceRow);
     }
+    for (const migrationId of this.#ended) {
+      const row = this.#options.handovers.row(migrationId);
+      if (row?.role !== 'source' || isOver(row as SourceRow)) this.#ended.delete(migrationId);
+    }
   }
 
   /** Drops snapshots that an agent which was killed has left behind; at the start. */
@@ -94,6 +105,12 @@ export class CopySources {
       }
     }
   }
+}
+
+/** Whether nothing of a hand-over will end its source's side again: see `pendingSource`. */
+function isOver({ state }: SourceRow): boolean {
+  if (state.step === 'aborted' || state.step === 'returned') return state.up;
+  return state.step === 'settled' || state.step === 'tombstoned' || state.step === 'parked';
 }
 
 function isActive({ state }: SourceRow): boolean {

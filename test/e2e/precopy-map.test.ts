@@ -75,13 +75,13 @@ describe.skipIf(missing !== null)(`a map that leaves an extent out${missing === 
     });
     expect(await keptState()).toMatchObject({ state: VolumeState.RELINQUISHED });
     cluster.spawn('host-a');
-    await cluster.untilHostsAnswer();
+    await cluster.until('host-a answers', async () => (await cluster.agent('host-a').getHost({})).host !== undefined);
     const done = await destroy({ force: true, orderedBy: 'alice' });
     expect(done.volume).toMatchObject({ id: volumeId, state: VolumeState.PENDING_DESTROY, hostId: 'host-b' });
     // It is journalled: the next agent knows it.
     await cluster.kill('host-b');
     cluster.spawn('host-b');
-    await cluster.untilHostsAnswer();
+    await cluster.until('host-b answers', async () => (await keptState()) !== undefined);
     expect(await keptState()).toMatchObject({ state: VolumeState.PENDING_DESTROY, differs: '' });
     expect((await keptState())?.destroyAt).toBeDefined();
     expect((await cluster.migration(migrationId)).answered).toContain('alice');
