@@ -128,8 +128,13 @@ async function busy(tools: MountTools, target: MountTarget, what: string): Promi
   const attached = await loopDevicesOf(tools.files, tools.run, imagePath);
   const devices = attached.map(({ device }) => device);
   // Who has the image file open (an export, a backup) does not keep the loop device: naming it would get it killed.
-  const holders = await findHolders(tools.files, { image: null, devices }, tools.agentPid);
-  const mounts = (await ownMounts(tools.files))
+  const found = await findHolders(tools.files, { image: null, devices }, tools.agentPid);
+  const ours = await ownMounts(tools.files);
+  // A device that was let go meanwhile may be another volume's by now: what uses it is nothing of this one.
+  const after = await loopDevicesOf(tools.files, tools.run, imagePath);
+  const isSame = devices.every((device) => after.some((still) => still.device === device));
+  const holders = isSame ? found : [];
+  const mounts = (isSame ? ours : [])
     .filter((mount) => devices.includes(mount.device) || mount.mountPoint.startsWith(`${mountPoint}/`))
     .map((mount) => mount.mountPoint)
     .filter((path) => path !== mountPoint);
