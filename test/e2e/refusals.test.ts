@@ -330,7 +330,21 @@ describe('the coordinator refuses', () => {
           ids: ['volumeId'],
           attacks: [unknownVolume, inUse, ttl(-1), ttl(0.5), ttl(86_401), ttl(1e11)],
         },
-        destroyVolume: { good: { volumeId }, ids: ['volumeId'], attacks: [unknownVolume, inUse] },
+        destroyVolume: {
+          good: { volumeId },
+          ids: ['volumeId'],
+          attacks: [
+            unknownVolume,
+            inUse,
+            { ...inUse, request: { ...inUse.request, force: true } },
+            {
+              what: 'who orders',
+              request: { volumeId, orderedBy: 'x'.repeat(201) },
+              reason: 'invalid_argument',
+              field: 'ordered_by',
+            },
+          ],
+        },
       },
       atCoordinator,
       look,
@@ -719,6 +733,7 @@ describe('an agent refuses', () => {
       field: 'volume_id',
     };
     const newVolume = { volumeId: newVolumeId(systemRandom), name: 'v', sizeBytes: 1n << 20n };
+    const noted = { machineId, event: { type: 'accept', migration: { migrationId: newMigration() } } };
     await attack(
       AgentService,
       {
@@ -790,7 +805,21 @@ describe('an agent refuses', () => {
           ],
         },
         agentListVolumes: { good: {} },
-        agentDestroyVolume: { good: { volumeId }, ids: ['volumeId'], attacks: [unknownVolume, inUse] },
+        agentDestroyVolume: {
+          good: { volumeId },
+          ids: ['volumeId'],
+          attacks: [unknownVolume, inUse, { ...inUse, request: { ...inUse.request, force: true } }],
+        },
+        agentNoteEvent: {
+          good: noted,
+          ids: ['machineId', 'event.migration.migrationId'],
+          attacks: [
+            { ...unknownMachine, request: { ...noted, machineId: nobody } },
+            invalid('no event', { machineId }, 'event.type'),
+            invalid('another event', { machineId, event: { ...noted.event, type: 'launch' } }, 'event.type'),
+            invalid('no migration', { machineId, event: { type: 'accept' } }, 'event.migration.migration_id'),
+          ],
+        },
         agentExportVolume: {
           good: { volumeId },
           ids: ['volumeId'],
