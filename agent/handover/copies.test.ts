@@ -151,6 +151,18 @@ const round = (snapshot: string, changedMib: number, more = {}) => ({
 });
 
 describe('the rounds of a running Machine', () => {
+  it('of one that wrote nothing bring nothing, and are enough', async () => {
+    const scene = setUp();
+    scene.answers.push(round('s1', 500), { token: '', unchanged: true });
+    await scene.precopy();
+    expect(scene.pulls).toHaveLength(1);
+    expect(scene.note).toMatchObject({ mode: 'snapshots', ended: 'fits' });
+    expect(scene.note.rounds.map(({ changedBytes }) => changedBytes / mib)).toEqual([500, 0]);
+    scene.answers.push(round('s3', 5));
+    await scene.precopy({ lastRound: true });
+    expect(scene.asked.at(-1)).toEqual({ round: 3, haveSnapshot: 's1', haveRoot: '' });
+  });
+
   it('go on until what is left fits, each with what the copy holds, and never call the copy verified', async () => {
     const scene = setUp();
     scene.answers.push(round('s1', 500), round('s2', 100, { baseContext: 'c' }), round('s3', 5, { baseContext: 'c' }));

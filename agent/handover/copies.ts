@@ -211,8 +211,12 @@ export class VolumeCopies {
     const opened = await this.#open(row, number, signal);
     const { mode, modeReason: reason } = opened;
     const refused = opened.refused as PrecopyEnd;
-    if (opened.token === '') return { mode, reason, refused: refused || 'not_supported', round: null };
-    const { bytesTransferred, bytesResumed } = await this.#pull(row, number, opened, signal);
+    if (opened.token === '' && !opened.unchanged) {
+      return { mode, reason, refused: refused || 'not_supported', round: null };
+    }
+    const { bytesTransferred, bytesResumed } = opened.unchanged
+      ? { bytesTransferred: 0, bytesResumed: 0 }
+      : await this.#pull(row, number, opened, signal);
     const round: Round = {
       number,
       changedBytes: Number(opened.changedBytes),

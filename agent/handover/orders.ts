@@ -103,7 +103,7 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
   }
 
   offer: ServiceImpl<typeof HandoverService>['offer'] = async (request) => {
-    const { journal, handovers, host } = this.#options;
+    const { journal, handovers, host, clock } = this.#options;
     const { migrationId, term, lockHolder } = readHeader(request.header);
     const machineId = checkId('machine', request.machineId, 'machine_id');
     const { hostId, address } = request.destination ?? { hostId: '', address: '' };
@@ -123,7 +123,14 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
       throw new FerryError('machine_busy', `Machine ${machineId} is being destroyed`);
     if (row === undefined)
       journal.write(() =>
-        journal.putOffer(migrationId, { machineId, peer: { hostId, address }, lockHolder, term, order }),
+        journal.putOffer(migrationId, {
+          machineId,
+          peer: { hostId, address },
+          lockHolder,
+          term,
+          order,
+          sinceMs: clock.nowMs(),
+        }),
       );
     handovers.ordered(migrationId, term);
     const record = await this.#describe(machine);
@@ -397,8 +404,16 @@ export class Orders implements ServiceImpl<typeof HandoverService> {
     return { handover: this.view(migrationId) };
   };
 
-  getHandover: ServiceImpl<typeof HandoverService>['getHandover'] = (request) => {
+  getHandover: ServiceImpl<typeof HandoverService>['getHandover'] = async (request, context) => {
+    const { handovers } = this.#options;
     const migrationId = checkId('migration', request.migrationId, 'migration_id');
+    const isStarting = () => {
+      const row = handovers.row(migrationId);
+      return (
+        row?.role === 'destination' && row.state.step === 'owner' && (row.detail.health ?? 'starting') === 'starting'
+      );
+    };
+    await handovers.until(migrationId, () => !isStarting(), readWaitMs(request.wait), context.signal);
     return { handover: this.view(migrationId) };
   };
 

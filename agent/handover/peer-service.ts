@@ -149,11 +149,11 @@ export class PeerRoutes implements ServiceImpl<typeof PeerService> {
   };
 
   /** What is told of a live round; the longest stall is remembered for the Machine's event log. */
-  #live(row: SourceRow, { mode, modeReason, refused, snapshotMs }: LiveRound) {
+  #live(row: SourceRow, { mode, modeReason, refused, snapshotMs, isUnchanged = false }: LiveRound) {
     const stallMs = Math.round(snapshotMs);
     if (stallMs > (this.#options.handovers.row(row.migrationId)?.detail.longestWriteStallMs ?? 0))
       this.#options.handovers.note(row.migrationId, { longestWriteStallMs: stallMs });
-    return { mode, modeReason, refused, snapshotMs: BigInt(stallMs) };
+    return { mode, modeReason, refused, snapshotMs: BigInt(stallMs), unchanged: isUnchanged };
   }
 
   /** The row of which the asker may read: asked by its pinned key, in the step that it says. */

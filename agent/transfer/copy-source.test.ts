@@ -60,6 +60,41 @@ describe.skipIf(missing !== null)(
       expect(bytesKept).toBeGreaterThan(40 * MIB);
     });
 
+    it('makes no snapshot while nothing is written, and one as soon as something was', async () => {
+      site = await Site.make(xfs.dir);
+      site.write(0, 8 * MIB);
+      await round(1);
+      const idle = await settled(async () => site.source.live(2, await site.have()));
+      expect(idle).toMatchObject({ isUnchanged: true, snapshot: '', refused: '' });
+      expect((await site.volumes.snapshots(volumeId)).map(({ name }) => name)).toEqual([`${migrationId}-1`]);
+      site.write(2 * MIB, 4096);
+      const { live } = await round(3);
+      expect(live).toMatchObject({ snapshot: `${migrationId}/3`, changedBytes: CHUNK_BYTES });
+      await site.finish();
+    });
+
+    it('does not take over what was written in place after a snapshot was defragmented', async () => {
+      let isMoved = false;
+      let snapshot = '';
+      // The image keeps the places that the snapshot had, and the snapshot is given the others.
+      const map: Disk['map'] = (path, size) => {
+        const other = path === site.imagePath ? snapshot : site.imagePath;
+        return hostDisk.map(isMoved ? other : path, size);
+      };
+      site = await Site.make(xfs.dir, { copy: { disk: { ...hostDisk, map } } });
+      site.write(0, 8 * MIB);
+      await round(1);
+      snapshot = join(site.imagePath, '..', `${migrationId}-1.snap`);
+      site.write(2 * MIB, 4096);
+      isMoved = true;
+      const last = await settled(async () => site.source.stopped(await site.have()));
+      expect(last.changedBytes).toBe(0);
+      const { root } = await site.pull(last);
+      const whole = await site.rootOf(site.imagePath);
+      expect(root).not.toBe(whole);
+      expect(await site.source.root(new AbortController().signal)).toBe(whole);
+    });
+
     it('keeps a hole that was data in between, as a hole', async () => {
       site = await Site.make(xfs.dir);
       site.write(0, MIB);
@@ -120,10 +155,12 @@ describe.skipIf(missing !== null)(
       const held = async () => (await site.volumes.snapshots(volumeId)).map(({ name }) => name.slice(-1));
       expect(await held()).toEqual([]);
       await round(1);
+      site.write(0, 4096);
       await settled(async () => site.source.live(2, await site.have()));
       await settled(async () => site.source.live(3, await site.have()));
       await vi.waitFor(async () => expect(await held()).toEqual(['1', '3']));
       await round(3);
+      site.write(0, 4096);
       await settled(async () => site.source.live(4, await site.have()));
       await vi.waitFor(async () => expect(await held()).toEqual(['3', '4']));
       await expect(site.source.openExport(`${migrationId}/1`)).rejects.toMatchObject({ reason: 'unknown_export' });

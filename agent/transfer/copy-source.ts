@@ -46,6 +46,8 @@ export interface LiveRound extends Round {
   readonly refused: Refused;
   /** For how long the Machine's writes may have waited for the snapshot, in milliseconds; 0 when it was there already. */
   readonly snapshotMs: number;
+  /** Nothing was written since what the destination has: there is no snapshot, and none is needed. */
+  readonly isUnchanged?: boolean;
 }
 
 export type Refused = '' | 'no_room' | 'too_many_extents' | 'not_supported';
@@ -67,7 +69,7 @@ export type CopyVolumes = Pick<
   | 'snapshots'
   | 'snapshotPath'
   | 'dropSnapshot'
-  | 'extentCount'
+  | 'written'
   | 'freeBytes'
   | 'diskBytes'
   | 'statePath'
@@ -150,8 +152,12 @@ export class CopySource {
   readonly #over = new AbortController();
   /** The stopped volume's map and changes: it does not change any more. */
   #stoppedMap: Promise<AllocationMap> | null = null;
-  /** Which bytes of the last live snapshot are data: that never changes, wherever they lie. */
+  /** Of the last live snapshot: which bytes are data, and where they lay when it was made. */
   #newest: { readonly name: string; readonly map: AllocationMap } | null = null;
+  /** When the image was written to last, as seen last; a moment that was before it stands beside the newest snapshot. */
+  #writtenMs = 0;
+  #latest: { readonly name: string; readonly writtenMs: number } | null = null;
+  #confirmed: Promise<void> = Promise.resolve();
   readonly #stoppedChanges = new Map<string, Bitmap>();
   #readers = 0;
   /** Nobody has read the file in use yet: nobody has anything of it. */
@@ -268,6 +274,7 @@ export class CopySource {
    */
   async root(signal: AbortSignal): Promise<string> {
     const { path, map, sums } = await this.#inTurn(() => this.#settle());
+    await abortable(this.#confirmed, signal);
     await abortable(this.#fills.whole(sums, path, map), signal);
     return sums.root();
   }
@@ -304,6 +311,7 @@ export class CopySource {
     await this.#inTurn(async () => {
       await Promise.all([...this.#exports].map(({ served }) => served.takeAway('the copy has ended')));
       await this.#fills.ended();
+      await this.#confirmed.catch(() => {});
       await this.#dropping;
       await this.#drop(() => false);
       const current = this.#current;
@@ -351,7 +359,8 @@ export class CopySource {
   async #refusal(): Promise<Refusal | null> {
     const { volumes, volumeId, extentsMax = EXTENTS_MAX } = this.#options;
     if (this.#dropped) return this.#dropped;
-    const extents = await volumes.extentCount(volumeId);
+    const { extents, lastMs } = await volumes.written(volumeId);
+    this.#writtenMs = lastMs;
     if (extents > extentsMax) {
       const text = `the volume has ${extents} extents, a snapshot of more than ${extentsMax} would stall its Machine`;
       return { refused: 'too_many_extents', text };
@@ -405,8 +414,20 @@ export class CopySource {
         const { refused, text } = refusal;
         return { ...nothing, mode: 'snapshots', modeReason: text, refused, snapshotMs };
       }
+      const writtenMs = this.#writtenMs;
+      if (this.#latest?.name === have.snapshot && this.#latest.writtenMs === writtenMs) {
+        return {
+          ...nothing,
+          mode: 'snapshots',
+          modeReason: snapshotsMode.reason,
+          refused: '',
+          snapshotMs,
+          isUnchanged: true,
+        };
+      }
       snapshotMs = (await volumes.snapshot(volumeId, fileNameOf(name))).tookMs;
       this.#held.add(name);
+      this.#latest = { name, writtenMs };
       this.#watch();
     }
     const live = { mode: 'snapshots', modeReason: snapshotsMode.reason, refused: '', snapshotMs } as const;
@@ -446,16 +467,38 @@ export class CopySource {
     const name = this.#stoppedSnapshot;
     const served = this.#served.snapshot;
     const isHeld = this.#current.snapshot !== name && this.#held.has(served);
-    // The Machine is down: both maps at once.
-    const [map, before] = await Promise.all([this.#mapOfStopped(path), isHeld ? this.#mapOfSnapshot(served) : null]);
+    const known = isHeld && this.#newest?.name === served ? this.#newest.map : null;
+    // The Machine is down: a map that was read a moment ago serves for now, see `#confirm`; or both at once.
+    const [map, before] = await Promise.all([
+      this.#mapOfStopped(path),
+      isHeld ? (known ?? this.#mapOfSnapshot(served)) : null,
+    ]);
     if (this.#current.snapshot !== name) {
-      if (before) await this.#served.moveSoonTo(name, this.#changedAtStop(served, before, map));
-      else if (served === '') await this.#served.moveTo(name, null);
+      if (before) {
+        const changed = this.#changedAtStop(served, before, map);
+        await this.#served.moveSoonTo(name, changed);
+        if (known) {
+          this.#confirmed = this.#confirm(served, changed, map);
+          this.#confirmed.catch(() => {});
+        }
+      } else if (served === '') await this.#served.moveTo(name, null);
       // The served ones stay as they are: they say what the destination has.
       else this.#stoppedSums = await ServedSums.create(this.#place(stoppedName), name);
       await this.#current.putHoles(name, map);
     }
     return { path, map, sums: this.#current };
+  }
+
+  /**
+   * Who defragments a disk may move a snapshot's blocks; the image's own ones are then written to in place, and an older map of
+   * the snapshot still calls them unchanged. So its map is read again beside the last copy. Sums of chunks that only this one
+   * calls changed are not known any more: should their bytes be others than the destination's, the roots differ, and the
+   * volume stays here.
+   */
+  async #confirm(snapshot: string, believed: Bitmap, map: AllocationMap): Promise<void> {
+    const changed = changedChunks(await this.#mapOfSnapshot(snapshot), map);
+    for (const [from, to] of believed.runs()) changed.fill(from, to, false);
+    if (changed.next(0, true) < changed.length) await this.#served.forget(changed);
   }
 
   #mapOfStopped(path: string): Promise<AllocationMap> {

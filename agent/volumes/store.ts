@@ -315,12 +315,16 @@ export class VolumeStore {
     await this.#explain('drop a snapshot of', { volumeId }, () => this.#options.files.rm(path, { force: true }));
   }
 
-  /** Number of extents of the image, once what is in memory is written; `unsupported` where that cannot be asked. */
-  async extentCount(volumeId: string): Promise<number> {
+  /**
+   * Writes what is in memory, then counts the image's extents and tells when it was written to last (a file's time, in
+   * milliseconds); `unsupported` where extents cannot be asked for.
+   */
+  async written(volumeId: string): Promise<{ readonly extents: number; readonly lastMs: number }> {
     return this.#afterSnapshot(validVolumeId(volumeId), 'count the extents of', async () => {
       const volume = await this.#require(volumeId);
       await this.#settleWrites(volume);
-      return countExtents(this.#options.run, volume.path);
+      const extents = await countExtents(this.#options.run, volume.path);
+      return { extents, lastMs: (await this.#options.files.stat(volume.path)).mtimeMs };
     });
   }
 

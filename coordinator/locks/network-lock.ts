@@ -41,6 +41,14 @@ export interface GrantedLock {
   readonly hosts: readonly string[];
 }
 
+/** Where somebody stands in the line for a network's lock. */
+interface Place extends Disposable {
+  readonly network: string;
+  /** How many were ahead when it was asked for last; 0 until then. */
+  ahead: number;
+  readonly woken: AbortController;
+}
+
 /**
  * The lock of a network: first the store's (the queue and the fast refusal), then a durable permit of every host that
  * holds a Machine of that network, and of source and destination, in the order of host numbers.
@@ -51,8 +59,8 @@ export class NetworkLocks {
   readonly #orphans: Orphans;
   readonly #clock: Clock;
   readonly #gate: Gate;
-  /** Wakes all that wait for a lock. */
-  #changed = new AbortController();
+  /** Those in this process that want a lock and do not have it yet. */
+  readonly #seeking = new Set<Place>();
 
   /** Nothing is granted while the gate is shut: a store that was lost does not know yet who promised what. */
   constructor(options: { store: Store; agents: Agents; orphans: Orphans; clock: Clock; gate: Gate }) {
@@ -69,12 +77,12 @@ export class NetworkLocks {
     const silentSinceMs = new Map<string, number>();
     let fenceAbove = 0n;
     for (;;) {
-      const changed = this.#changed.signal;
+      using place = this.#stand(network);
       const overridden = await seeker.overrides();
       const shut = this.#gate.shut(overridden);
       if (shut !== undefined) {
         await seeker.waits(shut.kind, shut.subject, shut.text);
-        await this.#pause(signal, changed);
+        await this.#pause(signal, place);
         continue;
       }
       const answer = await this.#store.acquireLock({
@@ -88,9 +96,10 @@ export class NetworkLocks {
         fenceAbove,
       });
       if (answer.kind === 'waiting') {
+        place.ahead = answer.ahead.length;
         await seeker.waits('lock', answer.lock?.migrationId ?? network, waitingText(network, answer));
         if (await this.#clearTheWay(answer)) continue;
-        await this.#pause(signal, changed);
+        await this.#pause(signal, place);
         continue;
       }
       const { fence } = answer.lock;
@@ -126,7 +135,7 @@ export class NetworkLocks {
           );
         }
       }
-      await this.#pause(signal, changed);
+      await this.#pause(signal, place);
     }
   }
 
@@ -160,8 +169,19 @@ export class NetworkLocks {
     return true;
   }
 
-  async #pause(signal: AbortSignal, changed: AbortSignal): Promise<void> {
-    await pause(this.#clock, retryMs, AbortSignal.any([signal, changed]));
+  #stand(network: string): Place {
+    const place: Place = {
+      network,
+      ahead: 0,
+      woken: new AbortController(),
+      [Symbol.dispose]: () => this.#seeking.delete(place),
+    };
+    this.#seeking.add(place);
+    return place;
+  }
+
+  async #pause(signal: AbortSignal, { woken }: Place): Promise<void> {
+    await pause(this.#clock, retryMs, AbortSignal.any([signal, woken.signal]));
     signal.throwIfAborted();
   }
 
@@ -178,7 +198,7 @@ export class NetworkLocks {
   ): Promise<string[]> {
     const left = await this.askBack(network, holder, hosts, signal, directory);
     await this.#store.releaseLock(network, holder);
-    this.#wake();
+    this.#wake(network);
     return left;
   }
 
@@ -207,20 +227,21 @@ export class NetworkLocks {
   /** Leaves the line (and gives the lock back, should it be held). */
   async leave(network: string, holder: string): Promise<void> {
     await this.#store.releaseLock(network, holder);
-    this.#wake();
+    this.#wake(network);
   }
 
   /** Releases the locks that nobody has a right to any more. */
   async releaseOrphans(): Promise<void> {
     for (const lock of await this.#store.locks()) {
-      if (await this.#orphans.releaseLock(lock)) this.#wake();
+      if (await this.#orphans.releaseLock(lock)) this.#wake(lock.network);
     }
   }
 
-  #wake(): void {
-    const changed = this.#changed;
-    this.#changed = new AbortController();
-    changed.abort();
+  /** Wakes whoever is next: were all to ask at once, the next one would wait for the writes of all others. */
+  #wake(network: string): void {
+    const line = [...this.#seeking].filter((place) => place.network === network);
+    const least = Math.min(...line.map(({ ahead }) => ahead));
+    for (const { ahead, woken } of line) if (ahead === least) woken.abort();
   }
 }
 

@@ -310,7 +310,10 @@ async function start(journey: Journey, pulse: Pulse): Promise<string> {
   // Counted anew after each silence: a destination that was away needs its time again.
   const deadlineMs = parts.clock.nowMs() + plan.startDeadlineMs;
   for (;;) {
-    const { health, downtime, reason, failure } = await journey.handover(destination, pulse.signal);
+    const askedMs = parts.clock.monotonicMs();
+    const { health, downtime, reason, failure } = await journey.handover(destination, pulse.signal, {
+      waitMs: startPollMs,
+    });
     pulse.beat();
     if (health === 'healthy' || health === 'stopped') {
       journey.learn(({ migration }) => {
@@ -331,7 +334,8 @@ async function start(journey: Journey, pulse: Pulse): Promise<string> {
       );
     }
     await journey.waits('health', destination, `the Machine to become healthy at ${destination}${detail}`);
-    await parts.clock.sleep(startPollMs, pulse.signal);
+    const leftMs = startPollMs - (parts.clock.monotonicMs() - askedMs);
+    if (leftMs > 0) await parts.clock.sleep(leftMs, pulse.signal);
   }
 }
 

@@ -16,6 +16,7 @@ import {
   WaitSchema,
 } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import type { Clock } from '../../shared/clock.ts';
+import { durationFromMs } from '../../shared/duration.ts';
 import { FerryError, toFerryError } from '../../shared/error.ts';
 import type { Logger } from '../../shared/log.ts';
 import type { Reason } from '../../shared/reasons.ts';
@@ -56,6 +57,14 @@ export interface JourneyParts {
   readonly locks: NetworkLocks;
   readonly clock: Clock;
   readonly log: Logger;
+}
+
+/** How a host is asked where a hand-over stands. */
+export interface HandoverAsk {
+  /** Deadline of the call. */
+  readonly timeoutMs?: number;
+  /** A host where the Machine is starting answers once it is healthy or not, or after this time. */
+  readonly waitMs?: number;
 }
 
 /** What the source signed, and the record that it signed for. */
@@ -226,10 +235,11 @@ export class Journey implements StepJournal {
   }
 
   /** Where the hand-over stands at a host: what is asked after a timeout, instead of guessing. */
-  async handover(host: string, signal: AbortSignal, timeoutMs?: number): Promise<Handover> {
+  async handover(host: string, signal: AbortSignal, { timeoutMs, waitMs = 0 }: HandoverAsk = {}): Promise<Handover> {
+    const wait = waitMs === 0 ? {} : { wait: durationFromMs(waitMs) };
     const { handover } = await this.parts.agents.handover(
       host,
-      (client, options) => client.getHandover({ migrationId: this.id }, options),
+      (client, options) => client.getHandover({ migrationId: this.id, ...wait }, options),
       { signal, ...(timeoutMs === undefined ? {} : { timeoutMs }) },
     );
     return present(handover, host);
@@ -259,8 +269,10 @@ export class Journey implements StepJournal {
         const report = migration.steps.findLast((each) => each.step === publicSteps[done.name]);
         if (report !== undefined) {
           report.endedAt = now;
-          report.message = done.message;
+          report.message = `${done.message}${mendedText(migration)}`;
         }
+        // What a later try has mended is no failure of the migration; on the way back it is the reason for that.
+        if (plan.direction === 'forward') migration.failure = '';
       }
       migration.attempt = 1;
       clearWait(migration);
@@ -281,6 +293,11 @@ export class Journey implements StepJournal {
       migration.failure = error.reason;
     });
   }
+}
+
+/** That a step needed more than one try, and why. */
+function mendedText({ attempt, failure }: Migration): string {
+  return attempt > 1 && failure !== '' ? `; done at try ${attempt}, after ${failure}` : '';
 }
 
 /** Writes what is waited for; since when stays as long as it is the same. */

@@ -20,7 +20,7 @@ export async function askEnds(journey: Journey, signal: AbortSignal): Promise<En
     return { source: undefined, destination: undefined };
   }
   const ask = (host: string) =>
-    journey.handover(host, signal, askMs).catch((error: unknown) => {
+    journey.handover(host, signal, { timeoutMs: askMs }).catch((error: unknown) => {
       signal.throwIfAborted();
       if (toFerryError(error).reason === 'stale_term') throw error;
       return undefined;

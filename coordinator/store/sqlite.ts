@@ -306,16 +306,20 @@ export class SqliteStore implements Store {
       if (held?.migrationId === migrationId) {
         return { kind: 'granted', lock: held.fence > request.fenceAbove ? held : this.#grant(request, held) };
       }
-      this.#db.run(
-        `INSERT INTO lock_waiters (network, migration_id, machine_id, since_ms, priority) VALUES (?, ?, ?, ?, ?)
-         ON CONFLICT (network, migration_id) DO UPDATE SET priority = excluded.priority`,
-        network,
-        migrationId,
-        request.machineId,
-        request.sinceMs,
-        request.priority,
-      );
-      const line = this.#waiters(network);
+      let line = this.#waiters(network);
+      // Who stands in line already asks often, and a write is a sync.
+      if (!line.some((waiter) => waiter.migrationId === migrationId && waiter.priority === request.priority)) {
+        this.#db.run(
+          `INSERT INTO lock_waiters (network, migration_id, machine_id, since_ms, priority) VALUES (?, ?, ?, ?, ?)
+           ON CONFLICT (network, migration_id) DO UPDATE SET priority = excluded.priority`,
+          network,
+          migrationId,
+          request.machineId,
+          request.sinceMs,
+          request.priority,
+        );
+        line = this.#waiters(network);
+      }
       const place = line.findIndex((waiter) => waiter.migrationId === migrationId);
       if (held === undefined && place === 0) return { kind: 'granted', lock: this.#grant(request, held) };
       return { kind: 'waiting', lock: held, ahead: line.slice(0, place) };
