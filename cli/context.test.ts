@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { type AddressInfo, createServer } from 'node:net';
+import { type AddressInfo, createServer, type Server } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
 import { DrainService, HostService } from '../proto/gen/ferry/v1/coordinator_pb.ts';
 import { FerryError } from '../shared/error.ts';
@@ -9,10 +9,12 @@ import { runningDrain } from './drain.fixture.ts';
 import { type FakeCoordinator, FakeTerminal, fakeCoordinator, movedMigration } from './fake-coordinator.fixture.ts';
 
 const servers: RpcServer[] = [];
+const sleepers: Server[] = [];
 /** Nobody listens there. */
 const nobody = '127.0.0.1:1';
 
 afterEach(async () => {
+  for (const server of sleepers.splice(0)) server.close();
   await Promise.all(servers.splice(0).map((server) => server.close()));
 });
 
@@ -85,7 +87,7 @@ test('a connection that breaks after the order was sent leaves it unknown', asyn
   await once(torn, 'listening');
   const terminal = new FakeTerminal();
   const { port } = torn.address() as AddressInfo;
-  expect(await terminal.run('host', 'drain', 'host-1', '--coordinator', `127.0.0.1:${port},${nobody}`)).toBe(4);
+  expect(await terminal.run('host', 'drain', 'host-1', '--coordinator', `127.0.0.1:${port}`)).toBe(4);
   torn.close();
   expect(terminal.stderr).toContain('whether it was done is unknown [deadline]');
 });
@@ -121,10 +123,54 @@ test('logs and watches go on to the next coordinator, too', async () => {
   terminal.env.FERRY_COORDINATOR = `${nobody},${good}`;
   expect(await terminal.run('machine', 'logs', 'd8dd625fed5568')).toBe(0);
   expect(terminal.stdout).toBe('hello\n');
+  expect(await terminal.run('migration', 'watch', movedMigration().id)).toBe(0);
+});
+
+/** Takes connections and says nothing, as a process does that was stopped. */
+async function frozen(): Promise<string> {
+  const server = createServer();
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  sleepers.push(server);
+  return `127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
+test.each([
+  ['a look', ['host', 'list']],
+  ['an order', ['host', 'drain', 'host-1']],
+  ['a watch', ['migration', 'watch', movedMigration().id]],
+])(
+  '%s is not kept waiting by a coordinator that stands still: after 1.5 s the next one is asked',
+  async (_what, argv) => {
+    const good = await coordinator({
+      hosts: { listHosts: () => ({}) },
+      drains: { drainHost: () => ({ drain: runningDrain() }) },
+      migrations: {
+        async *watchMigration() {
+          yield { migration: movedMigration() };
+        },
+      },
+    });
+    const still = await frozen();
+    const terminal = new FakeTerminal();
+    terminal.env.FERRY_COORDINATOR = `${still},${good}`;
+    const done = terminal.run(...argv);
+    await terminal.clock.untilSleeping();
+    terminal.clock.advance(1499);
+    expect(terminal.stderr).toBe('');
+    terminal.clock.advance(1);
+    expect(await done).toBe(0);
+    expect(terminal.stderr).toBe(`ferry: the coordinator at ${still}: it has said nothing for 1.5 s; asking ${good}\n`);
+  },
+);
+
+test('ctrl-C ends a watch that has not found a coordinator yet', async () => {
+  const terminal = new FakeTerminal();
+  terminal.env.FERRY_COORDINATOR = `${await frozen()},${await frozen()}`;
   const watching = terminal.run('migration', 'watch', movedMigration().id);
   await terminal.clock.untilSleeping();
-  terminal.clock.advance(500);
-  expect(await watching).toBe(0);
+  terminal.ctrlC.abort();
+  expect(await watching).toBe(130);
 });
 
 test.each(['', 'a:1,', 'a:1,b', 'a:1,b:0', Array.from({ length: 17 }, (_, index) => `a:${index + 1}`).join(',')])(

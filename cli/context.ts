@@ -1,5 +1,6 @@
 import type { DescService } from '@bufbuild/protobuf';
 import type { Command } from 'commander';
+import { Health } from '../proto/gen/grpc/health/v1/health_pb.ts';
 import type { Clock } from '../shared/clock.ts';
 import { FerryError, toFerryError } from '../shared/error.ts';
 import type { Reason } from '../shared/reasons.ts';
@@ -30,6 +31,8 @@ export const defaultCoordinator = '127.0.0.1:7400';
 
 const coordinatorsMax = 16;
 const callMsDefault = 10_000;
+/** A coordinator that does not even say that it lives for so long is not waited for alone: the next one is asked, too. */
+const awakeMsMax = 1500;
 /** Error numbers of connections that never came to be. */
 const noConnection = new Set(['ECONNREFUSED', 'EHOSTUNREACH', 'ENETUNREACH', 'ENOTFOUND', 'EAI_AGAIN']);
 
@@ -119,9 +122,55 @@ export class Session {
     });
   }
 
+  /**
+   * Looks, where there are several coordinators, for one that answers, beginning with the one that is asked now: a process that
+   * stands still takes connections and orders, and says nothing. Throws unreachable when none answers.
+   */
+  async findAwake(signal?: AbortSignal): Promise<void> {
+    const all = this.#coordinators;
+    if (all.length === 1) return;
+    const over = new AbortController();
+    const until = signal === undefined ? over.signal : AbortSignal.any([signal, over.signal]);
+    const probes: Promise<number>[] = [];
+    let silence = new FerryError('deadline', `it has said nothing for ${awakeMsMax / 1000} s`);
+    try {
+      for (let at = this.#at; probes.length < all.length; at = (at + 1) % all.length) {
+        if (probes.length > 0) this.#goOn(silence);
+        probes.push(this.#probe(at, until));
+        const isLast = probes.length === all.length;
+        const late = isLast ? [] : [this.terminal.clock.sleep(awakeMsMax, until).then(() => undefined)];
+        const none = (error: AggregateError) => {
+          silence = toFerryError(error.errors.at(-1));
+          return undefined;
+        };
+        const found = await Promise.race([Promise.any(probes).catch(none), ...late]);
+        if (found !== undefined) {
+          this.#at = found;
+          return;
+        }
+      }
+    } finally {
+      over.abort();
+    }
+    signal?.throwIfAborted();
+    throw this.typed(new FerryError('unreachable', silence.message, { cause: silence }));
+  }
+
+  /** Resolves with the place of a coordinator that answers, whatever it says. */
+  async #probe(at: number, signal: AbortSignal): Promise<number> {
+    try {
+      await this.#pool.client(Health, this.#coordinators[at]!).check({}, { signal, timeoutMs: callMsDefault });
+    } catch (thrown) {
+      const error = toFerryError(thrown);
+      if (isSilence(error.reason)) throw error;
+    }
+    return at;
+  }
+
   /** What a stream answers; as long as nothing has come, the next coordinator is asked like in `call`. */
   async *stream<T>(make: () => AsyncIterable<T>): AsyncIterable<T> {
     let begun = false;
+    await this.findAwake();
     for (let tried = 1; ; tried += 1) {
       try {
         for await (const response of make()) {
@@ -143,6 +192,7 @@ export class Session {
     goesOn: (error: FerryError) => boolean,
     failure: (error: FerryError) => FerryError,
   ): Promise<T> {
+    await this.findAwake();
     for (let tried = 1; ; tried += 1) {
       try {
         return await make({ timeoutMs });

@@ -36,6 +36,7 @@ export async function follow<T>(
 
   while (!interrupted.aborted) {
     try {
+      await session.findAwake(interrupted);
       for await (const response of followed.stream({ timeoutMs: watchMsMax, signal: interrupted })) {
         awaySinceMs = undefined;
         followed.show(response);
