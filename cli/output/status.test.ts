@@ -53,7 +53,10 @@ test('status: what needs attention first, then the numbers, then only the lists 
     migrationsParked: [migrationId],
     locksHeld: 1,
     drainsOpen: ['drn_X'],
-    attention: [`Migration ${migrationId} is parked: ferry migration status ${migrationId}`],
+    attention: [
+      'Nothing is locked: host-3 has not reported',
+      `Migration ${migrationId} is parked: ferry migration status ${migrationId}`,
+    ],
     rebuilding: 'host-3 has not reported',
   });
   const parts = {
@@ -65,7 +68,7 @@ test('status: what needs attention first, then the numbers, then only the lists 
     drains: undefined,
   };
   expect(renderStatus({ ...parts, hosts: undefined, missing: [] })).toBe(`Attention
-  - The store was lost and is rebuilt: host-3 has not reported
+  - Nothing is locked: host-3 has not reported
   - Migration ${migrationId} is parked: ferry migration status ${migrationId}
 
   Coordinator = c-1 at 127.0.0.1:7400, drives 1 migration, version 0.2.0, answers this

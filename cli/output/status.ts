@@ -1,5 +1,5 @@
 import type { CoordinatorStatus, GetStatusResponse } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
-import { type Drain, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import type { Drain } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import type { Host } from '../../proto/gen/ferry/v1/host_pb.ts';
 import type { NetworkLock } from '../../proto/gen/ferry/v1/lock_pb.ts';
 import type { Machine } from '../../proto/gen/ferry/v1/machine_pb.ts';
@@ -29,13 +29,6 @@ export interface StatusParts {
 export function renderStatus(parts: StatusParts): string {
   const { status, hosts, machines, migrations, locks, drains, missing } = parts;
   const attention = [...missing.map((what) => `could not be asked for: ${what}`), ...status.attention];
-  for (const drain of drains ?? []) {
-    if (drain.state !== DrainState.BLOCKED || attention.some((text) => text.includes(drain.id))) continue;
-    attention.push(`Drain ${drain.id} of ${drain.hostId} is blocked: ferry drain status ${drain.hostId}`);
-  }
-  if (status.rebuilding !== '' && !attention.some((text) => text.includes(status.rebuilding))) {
-    attention.unshift(`The store was lost and is rebuilt: ${status.rebuilding}`);
-  }
   const head =
     attention.length === 0 ? 'Attention: nothing; all is well\n' : bullets('Attention', attention).trimStart();
   const troubled = status.machinesTroubled;

@@ -283,7 +283,7 @@ describe('a Machine that', () => {
     agent(harness, 'h1').scripts.set('abort', async () => {
       for (const { plan } of await harness.store.openDrains()) calledOff.push(...plan.calledOff);
     });
-    await order(harness, { concurrency: 8 });
+    const id = await order(harness, { concurrency: 8 });
     const blocked = await harness.until(async () => {
       for (const each of harness.world.agents.values()) {
         const machine = each.machines.get(bad);
@@ -294,14 +294,19 @@ describe('a Machine that', () => {
     });
     expect(blocked).toMatchObject({ state: DrainState.BLOCKED, blockedNetworks: ['alpha'] });
     expect(machineOf(blocked, bad)).toMatchObject({ state: DrainMachineState.PARKED, networkBlocked: true });
-    for (const id of sisters) {
-      expect(machineOf(blocked, id).state).toBe(DrainMachineState.PARKED);
-      const sister = machineOf(blocked, id);
+    const note = 'the store is not durable: switch it on';
+    Object.assign(harness.store, { describe: () => ({ where: 'a store', notes: [note] }) });
+    const { attention } = await harness.cluster.getStatus({});
+    expect(attention).toContain(`Drain ${id} of h1 is blocked: ${blocked.message}. ${blocked.nextAction}`);
+    expect(attention.at(-1)).toBe(note);
+    for (const sisterId of sisters) {
+      expect(machineOf(blocked, sisterId).state).toBe(DrainMachineState.PARKED);
+      const sister = machineOf(blocked, sisterId);
       const why = `network alpha is blocked: the parked migration ${machineOf(blocked, bad).migrationId} of Machine ${bad}`;
       expect(sister.reason).toContain(why);
       expect(calledOff).toContain(sister.migrationId);
       expect((await harness.migration(sister.migrationId)).reason).toContain(why);
-      expect(harness.world.runningOn(id)).toEqual(['h1']);
+      expect(harness.world.runningOn(sisterId)).toEqual(['h1']);
     }
     expect(blocked.machinesMoved).toBe(6);
     expect(harness.world.downMax).toBe(1);

@@ -5,18 +5,22 @@ import {
   type GetStatusResponse,
   GetStatusResponseSchema,
 } from '../../proto/gen/ferry/v1/coordinator_pb.ts';
-import { DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { type Drain, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { DesiredState, HostStatus, type Machine, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationState } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { isWell } from '../migrations/back.ts';
 import type { Rebuild } from '../rebuild/rebuild.ts';
 import type { Roster } from '../roster.ts';
 import type { Sessions } from '../sessions.ts';
-import type { HostRow, MigrationRecord, SessionState, Store } from '../store/store.ts';
+import type { DrainRecord, HostRow, MigrationRecord, SessionState, Store } from '../store/store.ts';
 
 /** Entries of each list that are told; a status is for a look, the lists of each kind tell all. */
 const listedMax = 100;
 const migrationsMax = 10_000;
+/** Drains that are looked through for those that are blocked. */
+const drainsMax = 200;
+/** Texts of one kind that call for attention; the others are only counted. */
+const textsMax = 20;
 
 /** What the cluster's status needs. */
 export interface ClusterParts {
@@ -32,13 +36,14 @@ export function clusterService(parts: ClusterParts): ServiceImpl<typeof ClusterS
 }
 
 async function statusOf({ store, roster, rebuild, sessions }: ClusterParts): Promise<GetStatusResponse> {
-  const [rows, hosts, placements, unended, locks, drains] = await Promise.all([
+  const [rows, hosts, placements, unended, locks, drains, latest] = await Promise.all([
     store.sessions(),
     roster.hosts(),
     roster.machines({}),
     store.unendedMigrations(migrationsMax),
     store.locks(),
     store.openDrains(),
+    store.drains(drainsMax),
   ]);
   const running = unended.filter(({ migration }) => migration.state === MigrationState.RUNNING);
   const parked = unended.filter(
@@ -70,15 +75,16 @@ async function statusOf({ store, roster, rebuild, sessions }: ClusterParts): Pro
     drainsOpen: drains.map(({ drain }) => drain.id),
     attention: [
       ...rebuildingText(rebuild.waitsFor),
-      ...parked.map(parkedText),
-      ...unreachable.map(unreachableText),
-      ...hosts.filter((host) => host.journalWentBack).map(wentBackText),
-      ...troubled.map(troubledText),
-      ...drains.flatMap(({ drain }) =>
-        drain.state === DrainState.BLOCKED ? [`Drain ${drain.id} of ${drain.hostId}: ${drain.message}`] : [],
+      ...atMost(parked.map(parkedText), 'migrations are parked: "ferry migration list --open"'),
+      ...atMost(unreachable.map(unreachableText), 'hosts have not reported: "ferry host list"'),
+      ...atMost(
+        hosts.filter((host) => host.journalWentBack).map(wentBackText),
+        'journals went back: "ferry host list"',
       ),
+      ...atMost(blockedOf(latest).map(blockedText), 'drains are blocked: "ferry drain list"'),
+      ...atMost(troubled.map(troubledText), 'Machines are not well: "ferry machine list"'),
       ...store.describe().notes,
-    ].slice(0, listedMax),
+    ],
     rebuilding: rebuild.waitsFor,
   });
 }
@@ -88,6 +94,22 @@ function newestOfEach(rows: readonly SessionState[]): SessionState[] {
   const byName = new Map<string, SessionState>();
   for (const row of rows) if (row.alive || !byName.has(row.coordinator)) byName.set(row.coordinator, row);
   return [...byName.values()];
+}
+
+/** Drains that were blocked and that no newer one of their host has followed. Given newest first. */
+function blockedOf(drains: readonly DrainRecord[]): Drain[] {
+  const hosts = new Set<string>();
+  return drains.flatMap(({ drain }) => {
+    const isNewest = !hosts.has(drain.hostId);
+    hosts.add(drain.hostId);
+    return isNewest && drain.state === DrainState.BLOCKED ? [drain] : [];
+  });
+}
+
+/** No kind of text crowds out another. */
+function atMost(texts: readonly string[], more: string): string[] {
+  if (texts.length <= textsMax) return [...texts];
+  return [...texts.slice(0, textsMax), `${texts.length - textsMax} more ${more}.`];
 }
 
 function isTroubled(machine: Machine, silent: ReadonlySet<string>): boolean {
@@ -115,6 +137,10 @@ function unreachableText({ id, lastHeartbeatMs }: HostRow): string {
 
 function wentBackText({ id }: HostRow): string {
   return `The journal of host ${id} went back to an older copy: it starts nothing; restore the newer one, then uncordon it.`;
+}
+
+function blockedText({ id, hostId, message, nextAction }: Drain): string {
+  return `Drain ${id} of ${hostId} is blocked: ${message}. ${nextAction}`.trim();
 }
 
 function troubledText({ id, hostId, reason }: Machine): string {
