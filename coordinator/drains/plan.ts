@@ -95,7 +95,7 @@ type PredictionFacts = Pick<PlanFacts, 'volumes' | 'source' | 'history' | 'downt
 
 /** A Machine that turned up on the host while it is drained. */
 export function describe(machine: Machine, facts: PredictionFacts, options: DrainOptions, rate: number): DrainMachine {
-  const { copyMs, downtimeMs, note } = prediction(machine, facts, options, rate);
+  const { copyMs, fixedMs, downtimeMs, note } = prediction(machine, facts, options, rate);
   return create(DrainMachineSchema, {
     machineId: machine.id,
     name: machine.name,
@@ -104,6 +104,8 @@ export function describe(machine: Machine, facts: PredictionFacts, options: Drai
     state: DrainMachineState.WAITING,
     bytes: BigInt(bytesOf(machine, facts.volumes)),
     predictedCopyMs: milliseconds(copyMs),
+    predictedFixedMs: milliseconds(fixedMs),
+    predictedLockMs: milliseconds(facts.history.lockMs),
     predictedDowntimeMs: milliseconds(downtimeMs),
     strategyNote: note,
     host: facts.source.id,

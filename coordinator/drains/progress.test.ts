@@ -1,6 +1,7 @@
+import { create } from '@bufbuild/protobuf';
 import { describe, expect, test } from 'vitest';
-import { DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
-import { type Migration, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { DrainMachineState, DrainOptionsSchema, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
+import { type Migration, MigrationStep, MigrationStrategy } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { lockOverheadMs } from '../placement/estimate.ts';
 import { account } from './progress.ts';
 import { draftLike, migrationLike } from './testing.ts';
@@ -50,6 +51,17 @@ describe('the time left', () => {
     expect(left(two.drain)).toBe(BigInt(2000 + 2 * stopMs));
     two.drain.machines[1]!.network = 'y';
     expect(left(two.drain)).toBe(BigInt(2000 + stopMs));
+  });
+
+  test('counts what each copy and each lock takes besides, however small the volume is', () => {
+    const fixed = { ...planned, predictedCopyMs: 1400n, predictedFixedMs: 400n, predictedLockMs: 200n };
+    const one = draftLike([{ machineId: 'm1', ...fixed }]);
+    expect(left(one.drain)).toBe(BigInt(1400 + 900));
+    one.drain.options = create(DrainOptionsSchema, { strategy: MigrationStrategy.COLD });
+    one.drain.machines[0]!.predictedDowntimeMs = 2100n;
+    expect(left(one.drain)).toBe(BigInt(2100 + 200));
+    const tiny = draftLike([{ machineId: 'm1', ...fixed, bytes: 1n, predictedCopyMs: 400n }]);
+    expect(left(tiny.drain)).toBe(BigInt(400 + 900));
   });
 
   test('follows the measured rate', () => {

@@ -63,9 +63,12 @@ function isCopying({ step }: Migration): boolean {
 
 /** The rate that the plan was made with. */
 function predictedRate({ machines }: Drain): number {
-  const known = machines.find(({ bytes, predictedCopyMs }) => bytes > 0n && predictedCopyMs > 0n);
-  if (known === undefined) return copyBytesPerSecondDefault;
-  return (Number(known.bytes) * 1000) / Number(known.predictedCopyMs);
+  const bytesMs = ({ predictedCopyMs, predictedFixedMs }: DrainMachine) => predictedCopyMs - predictedFixedMs;
+  const known = machines.filter((machine) => machine.bytes > 0n && bytesMs(machine) > 0n);
+  // Whole milliseconds of the largest tell most.
+  const [largest] = known.sort((a, b) => (a.bytes < b.bytes ? 1 : -1));
+  if (largest === undefined) return copyBytesPerSecondDefault;
+  return (Number(largest.bytes) * 1000) / Number(bytesMs(largest));
 }
 
 function jobOf(machine: DrainMachine, { options }: Drain, migration: Migration | undefined): Job[] {
@@ -74,7 +77,9 @@ function jobOf(machine: DrainMachine, { options }: Drain, migration: Migration |
   if (state === WAITING && destination === '') return [];
   const isCold = options?.strategy === MigrationStrategy.COLD;
   const leftBytes = Number(machine.bytes - (state === MOVING ? machine.bytesDone : 0n));
-  const copyMs = Number(machine.predictedCopyMs);
+  const fixedMs = Number(machine.predictedFixedMs);
+  const bytesMs = Math.max(0, Number(machine.predictedCopyMs) - fixedMs);
+  const besidesMs = Number(machine.predictedLockMs) || lockOverheadMs;
   const downtimeMs = Number(machine.predictedDowntimeMs);
   const phase = state === WAITING ? 'waiting' : phaseOf(migration);
   const inLock = phase === 'locked';
@@ -85,8 +90,9 @@ function jobOf(machine: DrainMachine, { options }: Drain, migration: Migration |
       destination,
       phase,
       copyBytes: isCold || inLock ? 0 : leftBytes,
+      copyMs: isCold || inLock ? 0 : fixedMs,
       lockedBytes: isCold ? leftBytes : 0,
-      lockedMs: lockOverheadMs + (isCold ? Math.max(0, downtimeMs - copyMs) : downtimeMs),
+      lockedMs: besidesMs + (isCold ? Math.max(0, downtimeMs - bytesMs) : downtimeMs),
     },
   ];
 }

@@ -13,6 +13,7 @@ import {
   MigrationState,
   MigrationStep,
 } from '../../proto/gen/ferry/v1/migration_pb.ts';
+import { historyOf } from '../placement/estimate.ts';
 import type { Site } from '../placement/site.ts';
 import { siteLike } from '../placement/testing.ts';
 import type { HostRow, Placement } from '../store/store.ts';
@@ -94,7 +95,7 @@ export function placesLike(...others: readonly Site[]): PlaceFacts {
   const source = siteLike('h1', { cordoned: true, draining: 'drn_1' });
   const sites = new Map([source, ...others].map((site) => [site.id, site]));
   const cluster = { sites, hosts: [], placements: [], migrations: [], drains: [] } as unknown as PlaceFacts['cluster'];
-  const history = { copyBytesPerSecond: undefined, stopStartMs: new Map<string, number>() };
+  const history = historyOf([]);
   return { cluster, source, volumes: new Map(), history, downtimeBudgetMs: 300 };
 }
 

@@ -18,9 +18,11 @@ const stopStartMsDefault = 500;
 const checkedHealthyMs = 1000;
 /** Without checks it is healthy once it has run for so long. */
 const uncheckedHealthyMs = 5000;
-/** Permits, the last round and the hand-over take the lock for so long besides the downtime. */
-export const lockOverheadMs = 300;
-/** Smaller copies say nothing about a rate. */
+/** Permits, the last round and the release take the lock for so long besides the downtime, when nothing was measured yet. */
+export const lockOverheadMs = 500;
+/** Each copy takes so long besides its bytes (snapshots, maps, syncs, re-reading), when nothing was measured yet. */
+export const copyFixedMsDefault = 400;
+/** Smaller copies say nothing about a rate, and larger ones nothing about what each copy takes besides its bytes. */
 const measuredBytesMin = 16 * 1024 * 1024;
 /** Copies that are looked at: the fastest had the line to itself. */
 const measuredCopiesMax = 20;
@@ -29,6 +31,10 @@ const measuredCopiesMax = 20;
 export interface History {
   /** Undefined when no copy was big enough. */
   readonly copyBytesPerSecond: number | undefined;
+  /** What each copy takes besides its bytes. */
+  readonly copyFixedMs: number;
+  /** Time under the lock besides the downtime. */
+  readonly lockMs: number;
   /** Stop, start and health of a Machine without its copy, by Machine ID. */
   readonly stopStartMs: ReadonlyMap<string, number>;
 }
@@ -36,17 +42,63 @@ export interface History {
 /** Reads migrations, newest first. */
 export function historyOf(migrations: readonly Migration[]): History {
   const stopStartMs = new Map<string, number>();
-  const rates: number[] = [];
+  const copies: Copy[] = [];
+  const heldMs: number[] = [];
+  const lockedMs: number[] = [];
   for (const migration of migrations) {
     const { machineId, downtime, state } = migration;
     if (state !== MigrationState.MOVED) continue;
     if (downtime !== undefined && !stopStartMs.has(machineId)) stopStartMs.set(machineId, withoutCopyMs(downtime));
     const bytes = Number(migration.progress?.bytesTransferred ?? 0n);
     const ms = stepMs(migration, MigrationStep.PRECOPY, MigrationStep.FORK);
-    if (bytes >= measuredBytesMin && ms !== undefined && ms > 0) rates.push((bytes * 1000) / ms);
+    if (bytes > 0 && ms !== undefined && ms > 0) copies.push({ bytes, ms });
+    const lockMs = stepMs(migration, MigrationStep.LOCK);
+    if (lockMs !== undefined) lockedMs.push(lockMs);
+    const held = heldBesidesMs(migration);
+    if (held !== undefined) heldMs.push(held);
   }
-  const copies = rates.slice(0, measuredCopiesMax);
-  return { copyBytesPerSecond: copies.length === 0 ? undefined : Math.max(...copies), stopStartMs };
+  const copyFixedMs = fixedMsOf(copies.filter(({ bytes }) => bytes < measuredBytesMin));
+  return {
+    copyBytesPerSecond: rateOf(
+      copies.filter(({ bytes }) => bytes >= measuredBytesMin),
+      copyFixedMs,
+    ),
+    copyFixedMs,
+    // Most moves stood in line: only the fastest tell what the lock takes by itself.
+    lockMs: heldMs.length === 0 ? lockOverheadMs : quantile(lockedMs, 0.1) + quantile(heldMs, 0.5),
+    stopStartMs,
+  };
+}
+
+interface Copy {
+  readonly bytes: number;
+  readonly ms: number;
+}
+
+function fixedMsOf(small: readonly Copy[]): number {
+  if (small.length === 0) return copyFixedMsDefault;
+  const fixed = small.map(({ bytes, ms }) => Math.max(0, ms - (bytes * 1000) / copyBytesPerSecondDefault));
+  return quantile(fixed.slice(0, measuredCopiesMax), 0.5);
+}
+
+/** The fastest had the line to itself. A copy that took hardly more than any takes says little: at most half is taken off. */
+function rateOf(large: readonly Copy[], fixedMs: number): number | undefined {
+  const rates = large.map(({ bytes, ms }) => (bytes * 1000) / Math.max(ms / 2, ms - fixedMs));
+  return rates.length === 0 ? undefined : Math.max(...rates.slice(0, measuredCopiesMax));
+}
+
+/** From the order to stop to the release of the lock, less the downtime itself. */
+function heldBesidesMs({ steps, downtime }: Migration): number | undefined {
+  const stopped = steps.find(({ step }) => step === MigrationStep.STOP)?.startedAt;
+  const released = steps.find(({ step }) => step === MigrationStep.RELEASE)?.endedAt;
+  if (stopped === undefined || released === undefined || downtime === undefined) return undefined;
+  return Math.max(0, timestampMs(released) - timestampMs(stopped) - Number(downtime.totalMs));
+}
+
+/** The value below which so large a share lies; 0 without any. */
+function quantile(values: readonly number[], share: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length * share)] ?? 0;
 }
 
 function withoutCopyMs({ signalToExitMs, verifiedToStartedMs, startedToHealthyMs }: Downtime): number {
@@ -80,34 +132,40 @@ export interface Prospect {
 export interface Prediction {
   /** The copy, had it the line to itself. */
   readonly copyMs: number;
+  /** The part of it that each copy takes, however small. */
+  readonly fixedMs: number;
   readonly downtimeMs: number;
   /** How the volume travels, and why, in words. */
   readonly note: string;
 }
 
 /** Predicts one move. */
-export function predict(prospect: Prospect, { stopStartMs }: Pick<History, 'stopStartMs'>): Prediction {
+export function predict(
+  prospect: Prospect,
+  { stopStartMs, copyFixedMs: fixedMs }: Pick<History, 'stopStartMs' | 'copyFixedMs'>,
+): Prediction {
   const { machine, runs, volume, strategy, budgetMs, bytesPerSecond } = prospect;
   const hasChecks = Object.keys(machine.config?.checks ?? {}).length > 0;
   const guessMs = stopStartMsDefault + (hasChecks ? checkedHealthyMs : uncheckedHealthyMs);
   const stopMs = runs ? (stopStartMs.get(machine.id) ?? guessMs) : 0;
-  if (volume === undefined) return { copyMs: 0, downtimeMs: stopMs, note: 'no volume: nothing to copy' };
+  if (volume === undefined) return { copyMs: 0, fixedMs: 0, downtimeMs: stopMs, note: 'no volume: nothing to copy' };
   const bytes = volume.allocatedBytes;
-  const copyMs = (bytes * 1000) / bytesPerSecond;
+  const bytesMs = (bytes * 1000) / bytesPerSecond;
+  const copyMs = fixedMs + bytesMs;
   const size = `${bytesText(bytes)} on the disk, ${bytesText(volume.sizeBytes)} in full`;
-  if (!runs) return { copyMs, downtimeMs: 0, note: `stopped: copied once (${size}); it stays stopped` };
+  if (!runs) return { copyMs, fixedMs, downtimeMs: 0, note: `stopped: copied once (${size}); it stays stopped` };
   if (strategy === MigrationStrategy.COLD) {
     const note = `cold, as ordered: stopped, then copied (${size}), then started`;
-    return { copyMs, downtimeMs: stopMs + copyMs, note };
+    return { copyMs, fixedMs, downtimeMs: stopMs + copyMs, note };
   }
-  const lastMs = Math.min(budgetMs, copyMs);
+  const lastMs = Math.min(budgetMs, bytesMs);
   if (prospect.sourceReflinks) {
     const note = `copied while it runs, from reflink snapshots (${size}); the last copy is to take at most ${msText(budgetMs)}`;
-    return { copyMs, downtimeMs: stopMs + lastMs, note };
+    return { copyMs, fixedMs, downtimeMs: stopMs + lastMs, note };
   }
   const readMs = (bytes * 1000) / readBytesPerSecond;
   const note =
     `copied while it runs, from the file in use (${size}), because its host has no reflinks: ` +
     `all of it is read once more while it is stopped, about ${msText(readMs)}`;
-  return { copyMs, downtimeMs: stopMs + lastMs + readMs, note };
+  return { copyMs, fixedMs, downtimeMs: stopMs + lastMs + readMs, note };
 }

@@ -16,6 +16,7 @@ const job = (machineId: string, changes: Partial<Job> = {}): Job => ({
   destination: 'a',
   phase: 'waiting',
   copyBytes: 1000,
+  copyMs: 0,
   lockedBytes: 0,
   lockedMs: 500,
   ...changes,
@@ -67,6 +68,7 @@ test('limits and locks are kept at any time, and all get done', () => {
     network: fc.constantFrom('x', 'y', 'z'),
     destination: fc.constantFrom('a', 'b', 'c'),
     copyBytes: fc.nat(5000),
+    copyMs: fc.nat(500),
     lockedBytes: fc.nat(500),
     lockedMs: fc.nat(900),
   });
@@ -101,4 +103,10 @@ test('limits and locks are kept at any time, and all get done', () => {
       }
     }),
   );
+});
+
+test('what a copy takes besides its bytes shares no line with the others', () => {
+  const { courses } = simulate([job('1', { copyMs: 400 }), job('2', { copyMs: 400, network: 'y' })], speeds());
+  expect(courses.get('1')?.copiedMs).toBe(2400);
+  expect(courses.get('2')?.copiedMs).toBe(2400);
 });

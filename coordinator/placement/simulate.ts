@@ -8,6 +8,8 @@ export interface Job {
   readonly phase: 'waiting' | 'copying' | 'queued' | 'locked';
   /** Bytes to copy before it needs the lock. */
   readonly copyBytes: number;
+  /** What its copy takes besides the bytes, in milliseconds. */
+  readonly copyMs: number;
   /** Bytes to copy while it holds the lock. */
   readonly lockedBytes: number;
   /** What it does under the lock besides, in milliseconds. */
@@ -34,6 +36,7 @@ interface Run {
   readonly job: Job;
   phase: Job['phase'] | 'done';
   copyBytes: number;
+  copyMs: number;
   lockedBytes: number;
   restMs: number;
   course: { beginsMs: number; copiedMs: number; lockedMs: number; doneMs: number };
@@ -45,8 +48,9 @@ interface Run {
  */
 export function simulate(jobs: readonly Job[], speeds: Speeds): { courses: Map<string, Course>; totalMs: number } {
   const runs = jobs.map((job): Run => {
-    const { phase, copyBytes, lockedBytes, lockedMs: restMs } = job;
-    return { job, phase, copyBytes, lockedBytes, restMs, course: { beginsMs: 0, copiedMs: 0, lockedMs: 0, doneMs: 0 } };
+    const { phase, copyBytes, copyMs, lockedBytes, lockedMs: restMs } = job;
+    const course = { beginsMs: 0, copiedMs: 0, lockedMs: 0, doneMs: 0 };
+    return { job, phase, copyBytes, copyMs, lockedBytes, restMs, course };
   });
   const line: Run[] = runs.filter(({ phase }) => phase === 'queued');
   let nowMs = 0;
@@ -84,7 +88,7 @@ function beginMoves(runs: readonly Run[], speeds: Speeds, nowMs: number): void {
 /** Those that have copied stand in line; the first in line gets a lock that is free. */
 function passOn(runs: readonly Run[], line: Run[], nowMs: number): void {
   for (const run of runs) {
-    if (run.phase !== 'copying' || run.copyBytes > 0) continue;
+    if (run.phase !== 'copying' || run.copyBytes > 0 || run.copyMs > 0) continue;
     run.phase = 'queued';
     run.course.copiedMs = nowMs;
     line.push(run);
@@ -119,12 +123,13 @@ function ratesOf(
 }
 
 function timeLeftMs(run: Run, bytesPerMs: number): number {
-  if (run.phase === 'copying') return run.copyBytes / bytesPerMs;
+  if (run.phase === 'copying') return run.copyBytes > 0 ? run.copyBytes / bytesPerMs : run.copyMs;
   return run.lockedBytes > 0 ? run.lockedBytes / bytesPerMs : run.restMs;
 }
 
 function advance(run: Run, stepMs: number, bytesPerMs: number, nowMs: number): void {
-  if (run.phase === 'copying') run.copyBytes = reduced(run.copyBytes, stepMs * bytesPerMs);
+  if (run.phase === 'copying' && run.copyBytes > 0) run.copyBytes = reduced(run.copyBytes, stepMs * bytesPerMs);
+  else if (run.phase === 'copying') run.copyMs = reduced(run.copyMs, stepMs);
   else if (run.lockedBytes > 0) run.lockedBytes = reduced(run.lockedBytes, stepMs * bytesPerMs);
   else run.restMs = reduced(run.restMs, stepMs);
   if (run.phase !== 'locked' || run.lockedBytes > 0 || run.restMs > 0) return;
