@@ -234,3 +234,13 @@ test('a host that many agents are behind of is read once for all of them', async
   for (const update of updates) expect(facts(update)).toEqual(['host-a 1 up']);
   expect(store.reads).toBe(1);
 });
+
+test('what it knew of a host that was removed is forgotten', async () => {
+  await beat('host-b', [], undefined, [host('host-a')]);
+  await beat('host-b', [], undefined, [host('host-a')]);
+  const { reads } = store;
+  await beat('host-b', [], undefined, []);
+  // One that comes back by this name is another one: it is read, whatever its heartbeat says.
+  await beat('host-b', [], undefined, [host('host-a')]);
+  expect(store.reads).toBe(reads + 1);
+});

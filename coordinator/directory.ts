@@ -69,6 +69,7 @@ export class Directory {
   ): Promise<DirectoryUpdate | undefined> {
     if (!host.journalWentBack) await this.#heard(request);
     this.#readAtMs.set(host.id, host.lastHeartbeatMs);
+    if (this.#readAtMs.size > others.length + 1) this.#forgetHosts(new Set([host.id, ...others.map(({ id }) => id)]));
     for (const other of others) await this.#catchUp(other);
     return this.#since(request.directoryId, request.directoryVersion);
   }
@@ -133,6 +134,12 @@ export class Directory {
   /** A row without a revision was not written by its host: its address may be of another one. */
   #putStored(machine: Machine): void {
     if (machine.revision > 0n) this.#put(directoryRowOf(machine));
+  }
+
+  /** Hosts that an operator removed. */
+  #forgetHosts(known: ReadonlySet<string>): void {
+    for (const id of this.#readAtMs.keys()) if (!known.has(id)) this.#readAtMs.delete(id);
+    for (const [id, machines] of this.#hosts) if (!known.has(id) && machines.size === 0) this.#hosts.delete(id);
   }
 
   #forget(machineId: string): void {
