@@ -486,7 +486,7 @@ function nextActionOf(error: FerryError, id: string, holds: boolean): string {
   if (!holds) return error.nextAction;
   return (
     `${error.nextAction} Then "ferry migration retry ${id}". The network stays locked until the Machine is well again, or ` +
-    'until you accept that it is down.'
+    `until you accept that it is down ("ferry migration accept-down ${id}").`
   );
 }
 

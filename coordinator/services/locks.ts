@@ -56,7 +56,8 @@ function freesWhen(record: MigrationRecord | undefined): string {
   if (record === undefined) return 'its migration is unknown here: free once its hosts say that it is over';
   const { migration } = record;
   if (migration.state === MigrationState.PARKED) {
-    return `the Machine is well again, or an operator accepts that it is down (${migration.reason})`;
+    const accept = `"ferry migration accept-down ${migration.id}"`;
+    return `the Machine is well again, or an operator accepts that it is down with ${accept} (${migration.reason})`;
   }
   if (migration.returnedBy !== '') return `${migration.returnedBy} has brought the Machine back`;
   return 'the Machine is healthy at its destination, or up again at its source';
