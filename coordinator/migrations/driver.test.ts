@@ -243,6 +243,18 @@ test('a long last copy goes on as long as bytes arrive, whatever was done or com
   expect([...waits]).toContain('the copy of the stopped volume to begin at h2');
 });
 
+test('what a later try has mended is no failure of the migration: its step says it', async () => {
+  await using harness = await twoHosts();
+  let broken = 2;
+  agent(harness, 'h2').scripts.set('copy', (when) => {
+    if (when === 'before' && broken-- > 0) throw new FerryError('copy_broken', 'the line broke');
+  });
+  const migration = await harness.ended(await harness.migrate(machine, 'h2'));
+  expect(migration).toMatchObject({ state: MigrationState.MOVED, failure: '' });
+  const fork = migration.steps.find(({ step }) => step === MigrationStep.FORK);
+  expect(fork?.message).toMatch(/; done at try 3, after copy_broken$/);
+});
+
 test('a copy that is begun again and again without a byte: the Machine starts again at the source', async () => {
   await using harness = await twoHosts();
   agent(harness, 'h2').copiesNothing = true;
