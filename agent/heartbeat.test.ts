@@ -6,6 +6,7 @@ import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type HeartbeatRequest, HeartbeatResponseSchema } from '../proto/gen/ferry/v1/host_pb.ts';
 import { ManualClock } from '../shared/clock.ts';
+import { FerryError } from '../shared/error.ts';
 import { silentLog } from '../shared/log.ts';
 import type { ClientPool } from '../shared/rpc/client.ts';
 import { Directory } from './directory.ts';
@@ -118,4 +119,15 @@ test('the roster that it has is named in the next report, and by an agent that s
   await heartbeat.beat();
   expect(heard.map(({ rosterVersion }) => rosterVersion)).toEqual(['', 'v1']);
   expect(journal.roster()).toEqual(new Map([['h2', 'h2:1']]));
+});
+
+test('an answer that cannot be written down is an answer all the same: names are taken, and no other coordinator is asked', async () => {
+  const full = new FerryError('no_space', 'the disk is full');
+  journal.write = () => {
+    throw full;
+  };
+  answers.push(() => ({ directory: { directoryId: 'd1', version: 3n, complete: true, rows: [] } }));
+  expect(await heartbeat.beat()).toMatchObject({ hostNumber: 7 });
+  expect(heard).toHaveLength(1);
+  expect(directory.known).toEqual({ directoryId: 'd1', directoryVersion: 3n });
 });

@@ -57,19 +57,21 @@ export class Heartbeat {
     });
     for (let tries = 0; tries < coordinators.length; tries += 1) {
       const address = coordinators[this.#next % coordinators.length]!;
+      let response: HeartbeatResponse;
       try {
-        const response = await pool.client(HostService, address).heartbeat(request, { timeoutMs: callMs });
-        onJournal(response.journalWentBack);
-        if (!response.journalWentBack) this.#remember(response);
-        directory.reported(destroyed);
-        if (response.directory !== undefined && directory.apply(response.directory)) this.soon();
-        return response;
+        response = await pool.client(HostService, address).heartbeat(request, { timeoutMs: callMs });
       } catch (error) {
         const known = toFerryError(error);
         const silent = known.reason === 'unreachable' || known.reason === 'deadline';
         log[silent ? 'debug' : 'warn']({ coordinator: address, reason: known.reason }, `heartbeat: ${known.message}`);
         this.#next += 1;
+        continue;
       }
+      onJournal(response.journalWentBack);
+      directory.reported(destroyed);
+      if (response.directory !== undefined && directory.apply(response.directory)) this.soon();
+      if (!response.journalWentBack) this.#remember(response);
+      return response;
     }
     return null;
   }
@@ -97,19 +99,26 @@ export class Heartbeat {
     this.#wake.abort();
   }
 
+  /** What cannot be written now, on a full disk, is told again with the next answer. */
   #remember(response: HeartbeatResponse): void {
-    const { journal } = this.#options;
+    const { journal, log } = this.#options;
     const known = response.roster.length > 0 ? journal.roster() : new Map<string, string>();
     const fresh = response.roster.filter((host) => known.get(host.id) !== host.address);
     const numbered = Number(journal.meta('host_number') ?? 0) === response.hostNumber;
     const { storeGeneration } = response;
     const isKnown = storeGeneration === (journal.meta('store_generation') ?? '');
     if (!numbered || fresh.length > 0 || !isKnown) {
-      journal.write(() => {
-        if (!isKnown) journal.setMeta('store_generation', storeGeneration);
-        if (!numbered) journal.setMeta('host_number', String(response.hostNumber));
-        for (const host of fresh) journal.putRoster(host.id, host.address);
-      });
+      try {
+        journal.write(() => {
+          if (!isKnown) journal.setMeta('store_generation', storeGeneration);
+          if (!numbered) journal.setMeta('host_number', String(response.hostNumber));
+          for (const host of fresh) journal.putRoster(host.id, host.address);
+        });
+      } catch (error) {
+        const { reason, message } = toFerryError(error);
+        log.warn({ reason }, `what the coordinator said is not written down: ${message}`);
+        return;
+      }
     }
     this.#rosterVersion = response.rosterVersion;
   }

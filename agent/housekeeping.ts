@@ -2,7 +2,7 @@ import type { Clock } from '../shared/clock.ts';
 import type { Logger } from '../shared/log.ts';
 import type { Handovers } from './handover/handovers.ts';
 import { mayDelete } from './handover/source.ts';
-import type { Journal } from './journal.ts';
+import type { HandoverRow, Journal } from './journal.ts';
 import { ferryErrorOf } from './volumes/ferry-error.ts';
 import type { VolumeStore } from './volumes/store.ts';
 
@@ -28,44 +28,52 @@ export interface HousekeepingOptions {
 export async function keepHouse(options: HousekeepingOptions, signal: AbortSignal): Promise<void> {
   const { clock, log } = options;
   while (!signal.aborted) {
-    try {
-      await endUndriven(options);
-      await options.sources.sweep();
-      await deleteKept(options);
-      await options.machines.forgetDestroyed();
-    } catch (error) {
-      const known = ferryErrorOf(error);
-      log.warn({ reason: known.reason }, `housekeeping: ${known.message}`);
+    // What one of them meets must not keep the others from their work.
+    for (const duty of [endUndriven, endSources, deleteKept, forgetDestroyed]) {
+      await duty(options).catch((error) => tell(log, error));
     }
     await clock.sleep(everyMs, signal).catch(() => {});
   }
 }
 
-async function endUndriven({
-  journal,
-  handovers,
-  isRead,
-  driverSilenceMs,
-  preparedExpiryMs,
-}: HousekeepingOptions): Promise<void> {
-  for (const row of journal.openHandovers()) {
-    // A destination that copies the running Machine is driven itself: it ends when nobody drives it.
-    if (row.role === 'source' && row.state.step === 'offered' && isRead(row.migrationId))
-      handovers.driven(row.migrationId);
-    const silentMs = handovers.silentMs(row.migrationId);
-    if (row.role === 'source' && row.state.step === 'stopped' && silentMs >= driverSilenceMs) {
-      await handovers.source(row.migrationId, { type: 'driver-silent' });
-    }
-    if (row.role === 'source' && row.state.step === 'offered' && silentMs >= preparedExpiryMs) {
-      await handovers.source(row.migrationId, {
-        type: 'abort',
-        term: row.state.term,
-        reason: 'nobody drove this migration',
-      });
-    }
-    const waiting = row.role === 'destination' && (row.state.step === 'prepared' || row.state.step === 'verified');
-    if (waiting && silentMs >= preparedExpiryMs) await handovers.destination(row.migrationId, { type: 'expire' });
+function tell(log: Logger, error: unknown): void {
+  const known = ferryErrorOf(error);
+  log.warn({ reason: known.reason }, `housekeeping: ${known.message}`);
+}
+
+async function endUndriven(options: HousekeepingOptions): Promise<void> {
+  const { journal, handovers, clock, log, preparedExpiryMs } = options;
+  for (const row of journal.openHandovers()) await endIfUndriven(row, options).catch((error) => tell(log, error));
+  handovers.forgetEnded(new Set(journal.openHandovers().map(({ migrationId }) => migrationId)));
+  const old = journal.offers().filter(({ sinceMs }) => clock.nowMs() - sinceMs >= preparedExpiryMs);
+  if (old.length === 0) return;
+  journal.write(() => {
+    for (const { migrationId } of old) journal.removeOffer(migrationId);
+  });
+}
+
+async function endIfUndriven(row: HandoverRow, options: HousekeepingOptions): Promise<void> {
+  const { handovers, isRead, driverSilenceMs, preparedExpiryMs } = options;
+  const { migrationId, role, state } = row;
+  // A destination that copies the running Machine is driven itself: it ends when nobody drives it.
+  if (role === 'source' && state.step === 'offered' && isRead(migrationId)) handovers.driven(migrationId);
+  const silentMs = handovers.silentMs(migrationId);
+  if (role === 'source' && state.step === 'stopped' && silentMs >= driverSilenceMs) {
+    await handovers.source(migrationId, { type: 'driver-silent' });
   }
+  if (role === 'source' && state.step === 'offered' && silentMs >= preparedExpiryMs) {
+    await handovers.source(migrationId, { type: 'abort', term: state.term, reason: 'nobody drove this migration' });
+  }
+  const waiting = role === 'destination' && (state.step === 'prepared' || state.step === 'verified');
+  if (waiting && silentMs >= preparedExpiryMs) await handovers.destination(migrationId, { type: 'expire' });
+}
+
+async function endSources({ sources }: HousekeepingOptions): Promise<void> {
+  await sources.sweep();
+}
+
+async function forgetDestroyed({ machines }: HousekeepingOptions): Promise<void> {
+  await machines.forgetDestroyed();
 }
 
 async function deleteKept({

@@ -115,6 +115,8 @@ export interface OfferRow {
   readonly lockHolder: string;
   readonly term: number;
   readonly order?: MoveReason;
+  /** When it was offered last. */
+  readonly sinceMs: number;
 }
 
 /** One hand-over: at most one row a migration ID, never removed. */
@@ -286,6 +288,13 @@ export class Journal {
   offer(migrationId: string): OfferRow | undefined {
     const row = this.#db.get('SELECT row FROM offers WHERE migration_id = ?', migrationId);
     return row === undefined ? undefined : (JSON.parse(String(row.row)) as OfferRow);
+  }
+
+  /** Those that nobody has paired for. */
+  offers(): (OfferRow & { readonly migrationId: string })[] {
+    return this.#db
+      .all('SELECT * FROM offers')
+      .map((row) => ({ ...(JSON.parse(String(row.row)) as OfferRow), migrationId: String(row.migration_id) }));
   }
 
   putOffer(migrationId: string, offer: OfferRow): void {

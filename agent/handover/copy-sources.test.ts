@@ -13,7 +13,7 @@ function row(migrationId: string, step: string, more: object = {}): SourceRow {
   return { migrationId, machineId: 'm', role: 'source', state, detail } as never;
 }
 
-function setUp() {
+function setUp({ stuck = '' } = {}) {
   const rows = new Map<string, SourceRow>();
   const did: string[] = [];
   const left = [{ name: 'mig_1-1' }, { name: 'mig_2-1' }];
@@ -32,7 +32,10 @@ function setUp() {
     volumes: {
       list: async () => ({ volumes: [{ volumeId: 'vol' }], strange: [] }) as never,
       snapshots: async () => left as never,
-      dropSnapshot: async (_: string, name: string) => did.push(`drop ${name}`) as never,
+      dropSnapshot: async (_: string, name: string) => {
+        if (name === stuck) throw new Error('input/output error');
+        did.push(`drop ${name}`);
+      },
     },
     log: createLog('agent', 'silent'),
   });
@@ -84,6 +87,12 @@ it('remembers an end for as long as its hand-over may ask for it again', async (
 it('drops at the start what a killed agent left, and nothing that a migration needs', async () => {
   const { sources, did, at } = setUp();
   await sources.recover([at('mig_1', 'stopped'), at('mig_2', 'aborted')]);
+  expect(did).toEqual(['drop mig_2-1']);
+});
+
+it('drops the other snapshots when one cannot be dropped', async () => {
+  const { sources, did } = setUp({ stuck: 'mig_1-1' });
+  await sources.recover([]);
   expect(did).toEqual(['drop mig_2-1']);
 });
 

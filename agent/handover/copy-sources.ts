@@ -100,8 +100,13 @@ export class CopySources {
     for (const { volumeId } of (await volumes.list()).volumes) {
       for (const { name } of await volumes.snapshots(volumeId)) {
         if (wanted.some((migrationId) => name.startsWith(`${migrationId}-`))) continue;
-        await volumes.dropSnapshot(volumeId, name);
-        log.warn({ volume: volumeId, snapshot: name }, 'a snapshot that no migration needs was dropped');
+        try {
+          await volumes.dropSnapshot(volumeId, name);
+          log.warn({ volume: volumeId, snapshot: name }, 'a snapshot that no migration needs was dropped');
+        } catch (error) {
+          // The others take room, too.
+          log.error({ volume: volumeId, snapshot: name, err: error }, 'a snapshot that no migration needs is left');
+        }
       }
     }
   }

@@ -10,6 +10,7 @@ import type { Directory } from '../directory.ts';
 import type { Exports } from '../exports.ts';
 import type { HandoverDetail, HandoverRow, Journal } from '../journal.ts';
 import { keepSums, keptSumsName } from '../transfer/kept-sums.ts';
+import { ferryErrorOf } from '../volumes/ferry-error.ts';
 import type { VolumeStore } from '../volumes/store.ts';
 import { type Seal, strayCopies } from './boot.ts';
 import type { VolumeCopies } from './copies.ts';
@@ -292,7 +293,10 @@ export class HandoverEffects implements Effects {
       if (signal.aborted) return;
       // Who hears of it brings the Machine back: without the sums all of its volume would travel.
       await this.#keepSums(row);
-      if (handovers.ownsNow(row)) handovers.note(migrationId, { health: 'unhealthy' });
+      if (!handovers.ownsNow(row)) throw error;
+      // The reason first: who waits for the health looks once.
+      handovers.setFailure(migrationId, ferryErrorOf(error));
+      handovers.note(migrationId, { health: 'unhealthy' });
       throw error;
     }
   }
@@ -322,13 +326,14 @@ export class HandoverEffects implements Effects {
   }
 
   async #deliverSettlement(row: DestinationRow): Promise<void> {
-    const { handovers, peers, key, directory } = this.#options;
+    const { handovers, peers, key, directory, copies } = this.#options;
     const now = handovers.row(row.migrationId);
     if (now?.role !== 'destination' || now.state.step !== 'owner' || now.state.settlementKnown) return;
     await this.#keepSums(row);
     const settlement = signSettlement(key, now.state.settlement);
     await peers.deliver(now.detail.peer, row.migrationId, settlement, { directory: directory.own(row.machineId) });
     await handovers.destination(row.migrationId, { type: 'settlement-known' });
+    await copies.end(row.migrationId);
   }
 
   /**

@@ -215,6 +215,12 @@ export class Handovers {
     return now - (since ?? now);
   }
 
+  /** Forgets who drove hand-overs that are over, and what went wrong with them. */
+  forgetEnded(open: ReadonlySet<string>): void {
+    for (const known of [this.#drivenAtMs, this.#failures])
+      for (const migrationId of known.keys()) if (!open.has(migrationId)) known.delete(migrationId);
+  }
+
   /** What went wrong last in the background, or null. */
   failure(migrationId: string): FerryError | null {
     return this.#failures.get(migrationId) ?? null;
@@ -244,6 +250,7 @@ export class Handovers {
         const wake = () => {
           deadline.removeEventListener('abort', wake);
           waiters.delete(wake);
+          if (waiters.size === 0 && this.#waiters.get(migrationId) === waiters) this.#waiters.delete(migrationId);
           resolve();
         };
         waiters.add(wake);

@@ -195,7 +195,9 @@ export class Machines {
   /** Removes what destroyed Machines left: their volumes, addresses and supervisors. */
   async forgetDestroyed(): Promise<void> {
     const { supervised } = this.#options;
-    for (const id of supervised.destroyed()) await supervised.forgetDestroyed(id);
+    // One whose volume is busy must not keep the others.
+    const ends = await Promise.allSettled(supervised.destroyed().map((id) => supervised.forgetDestroyed(id)));
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
   }
 
   /** Output of a Machine. */
