@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { DrainMachineState, DrainState } from '../../proto/gen/ferry/v1/drain_pb.ts';
 import { type Machine, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
@@ -31,10 +31,6 @@ const drainOf = async (drainId: string) => (await cluster.drains.getDrain({ drai
 
 describe('a drain that cannot be', () => {
   let machines: Machine[];
-  beforeEach(async () => {
-    cluster = await TestCluster.start({ hosts });
-    machines = (await populate(cluster, 'host-a', ['red'], 2)).red!;
-  });
 
   /** Nothing was begun: no drain, no cordon, the Machines run on undisturbed. */
   async function untouched(): Promise<void> {
@@ -48,6 +44,8 @@ describe('a drain that cannot be', () => {
   }
 
   test('of an unknown host, to an unknown host, to itself: refused, and what was wrong is named', async () => {
+    cluster = await TestCluster.start({ hosts });
+    machines = (await populate(cluster, 'host-a', ['red'], 2)).red!;
     expect(await refusalOf(drainHost(cluster, 'host-x'))).toMatchObject({ reason: 'unknown_host' });
     const elsewhere = await refusalOf(drainHost(cluster, 'host-a', { options: { to: ['host-x'] } }));
     expect(elsewhere).toMatchObject({ reason: 'unknown_host' });
@@ -59,6 +57,8 @@ describe('a drain that cannot be', () => {
   });
 
   test('with all other hosts cordoned: refused with the reason of each', async () => {
+    cluster = await TestCluster.start({ hosts });
+    machines = (await populate(cluster, 'host-a', ['red'], 2)).red!;
     for (const hostId of ['host-b', 'host-c']) await cluster.hosts.cordonHost({ hostId });
     const refusal = await refusalOf(drainHost(cluster, 'host-a'));
     expect(refusal).toMatchObject({ reason: 'no_host' });
@@ -83,7 +83,6 @@ describe('a drain that cannot be', () => {
   });
 
   test('to hosts without room: refused with the numbers', async () => {
-    await cluster[Symbol.asyncDispose]();
     cluster = await TestCluster.start({ hosts, xfsMib: { 'host-b': 320, 'host-c': 320 } });
     const config = {
       init: { exec: ['/bin/sh', '-c', 'head -c 400000000 /dev/urandom > "$FERRY_VOLUME_PATH/data"; sync; sleep 1000'] },

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, describe, expect, test, vi } from 'vitest';
 import { type Migration, MigrationState, MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { TestCluster } from '../harness/cluster.ts';
 import { fillDisk, xfsMissing } from '../harness/disk.ts';
@@ -20,11 +20,24 @@ const long = process.env.FERRY_TEST_LONG === '1';
 const pieces = long ? 50_000 : 22_000;
 
 let cluster: TestCluster;
-afterEach(async () => cluster?.[Symbol.asyncDispose]());
+let diskMib = 0;
+let machineId = '';
+afterEach(async () => {
+  await limitCopies(0);
+  await cluster.machines.destroyMachine({ machineId, force: true }, { timeoutMs: 30_000 });
+});
+afterAll(async () => cluster?.[Symbol.asyncDispose]());
 
+/** Runs a writer on host-a, in the cluster of the test before if its disk is as large. */
 const start = async (writer: Omit<WriterOptions, 'host'>, sizeMib = 3072) => {
-  cluster = await TestCluster.start({ xfsMib: { 'host-a': sizeMib, 'host-b': 3072 } });
-  return WriterLoad.start(cluster, { host: 'host-a', ...writer });
+  if (sizeMib !== diskMib) {
+    await cluster?.[Symbol.asyncDispose]();
+    cluster = await TestCluster.start({ xfsMib: { 'host-a': sizeMib, 'host-b': 3072 } });
+    diskMib = sizeMib;
+  }
+  const load = await WriterLoad.start(cluster, { host: 'host-a', ...writer });
+  machineId = load.machine.id;
+  return load;
 };
 const limitCopies = (bytesPerSecond: number) =>
   cluster.hosts.setCopyLimitsOfHost({
@@ -70,35 +83,6 @@ describe.skipIf(missing !== null)(`a running Machine is copied${missing === null
     expect(migration.precopy?.endedReason).not.toBe('');
   });
 
-  test('whose disk has no room for what it overwrites: no_room, and goes on cold', async () => {
-    const load = await start({ pattern: 'random', fill: 'full', spanMib: 256, bytesPerSecond: mib }, 1400);
-    fillDisk(cluster.dataDir('host-a'), 300);
-    const migration = await endsWell(load, await cluster.migrate(load.machine.id, 'host-b'));
-    expect(migration.precopy).toMatchObject({ ended: 'no_room' });
-    expect(migration.precopy?.endedReason).not.toBe('');
-  });
-
-  test('whose disk fills up while snapshots are held: they are given up, and the Machine never sees ENOSPC', async () => {
-    const load = await start({ pattern: 'random', fill: 'full', spanMib: 256, bytesPerSecond: 4 * mib }, 1536);
-    await limitCopies(16 * mib);
-    const migrationId = await cluster.migrate(load.machine.id, 'host-b');
-    await cluster.until('the copy is under way', async () => {
-      const { step, progress } = await cluster.migration(migrationId);
-      return step === MigrationStep.PRECOPY && Number(progress?.bytesTransferred ?? 0n) > 16 * mib;
-    });
-    fillDisk(cluster.dataDir('host-a'), 200);
-    await cluster.until(
-      'its snapshots are gone',
-      async () => (await cluster.migration(migrationId)).precopy?.ended !== '',
-    );
-    await limitCopies(0);
-    const migration = await endsWell(load, migrationId);
-    expect(migration.precopy).toMatchObject({ ended: 'no_room' });
-    const { events } = await cluster.machine(load.machine.id);
-    // It ended once, because it was asked to.
-    expect(events.filter(({ exitEvent }) => exitEvent?.requestedStop === false)).toEqual([]);
-  });
-
   test('while blocks are punched out of its files, and fstrim gives them back', async () => {
     const load = await start({ pattern: 'punch', fill: 'full', spanMib: 96, bytesPerSecond: mib / 16 });
     await limitCopies(24 * mib);
@@ -136,5 +120,34 @@ describe.skipIf(missing !== null)(`a running Machine is copied${missing === null
     const migration = await endsWell(load, await cluster.migrate(load.machine.id, 'host-b'));
     expect(migration.precopy).toMatchObject({ ended: 'too_many_extents' });
     expect(migration.precopy?.endedReason).toMatch(/\d{5}/);
+  });
+
+  test('whose disk has no room for what it overwrites: no_room, and goes on cold', async () => {
+    const load = await start({ pattern: 'random', fill: 'full', spanMib: 256, bytesPerSecond: mib }, 1400);
+    fillDisk(cluster.dataDir('host-a'), 300);
+    const migration = await endsWell(load, await cluster.migrate(load.machine.id, 'host-b'));
+    expect(migration.precopy).toMatchObject({ ended: 'no_room' });
+    expect(migration.precopy?.endedReason).not.toBe('');
+  });
+
+  test('whose disk fills up while snapshots are held: they are given up, and the Machine never sees ENOSPC', async () => {
+    const load = await start({ pattern: 'random', fill: 'full', spanMib: 256, bytesPerSecond: 4 * mib }, 1536);
+    await limitCopies(16 * mib);
+    const migrationId = await cluster.migrate(load.machine.id, 'host-b');
+    await cluster.until('the copy is under way', async () => {
+      const { step, progress } = await cluster.migration(migrationId);
+      return step === MigrationStep.PRECOPY && Number(progress?.bytesTransferred ?? 0n) > 16 * mib;
+    });
+    fillDisk(cluster.dataDir('host-a'), 200);
+    await cluster.until(
+      'its snapshots are gone',
+      async () => (await cluster.migration(migrationId)).precopy?.ended !== '',
+    );
+    await limitCopies(0);
+    const migration = await endsWell(load, migrationId);
+    expect(migration.precopy).toMatchObject({ ended: 'no_room' });
+    const { events } = await cluster.machine(load.machine.id);
+    // It ended once, because it was asked to.
+    expect(events.filter(({ exitEvent }) => exitEvent?.requestedStop === false)).toEqual([]);
   });
 });
