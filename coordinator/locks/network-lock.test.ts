@@ -253,3 +253,20 @@ test('a start deadline that a Machine without checks can never meet is refused',
     field: 'start_deadline',
   });
 });
+
+test('a lock that a lost write gave to another goes back to the one that hosts have promised the network to', async () => {
+  await using harness = await network();
+  const hanging = harness.hangAt('h3', 'grantPermit', 'after');
+  const promised = await harness.migrate(first, 'h2');
+  await hanging;
+  // What a store does that takes over without the last writes.
+  await harness.store.releaseLock('alpha', promised);
+  const other = await harness.migrate(second, 'h3');
+  await waitingFor(harness, other, `promised network alpha to ${promised}`);
+  await harness.crash();
+  await harness.start();
+  // The first one needs the lock to go on, the other one its permits: one of them has to give way.
+  expect(await harness.ended(promised)).toMatchObject({ state: MigrationState.MOVED });
+  expect(await harness.ended(other)).toMatchObject({ state: MigrationState.MOVED });
+  expect(harness.world.downMax).toBe(1);
+});
