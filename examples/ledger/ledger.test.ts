@@ -184,7 +184,8 @@ test('the program serves, ends with 0 at SIGINT, and refuses a broken volume', a
   child.kill('SIGINT');
   expect(await once(child, 'close')).toEqual([0, null]);
 
-  writeSync(openSync(env.FERRY_VOLUME_PATH, 'r+'), 'x', 100);
+  // No character of a random payload, so that it is another one for certain.
+  writeSync(openSync(env.FERRY_VOLUME_PATH, 'r+'), '!', 100);
   const refused = start(env);
   expect(await once(refused, 'close')).toEqual([1, null]);
   expect(refused.text()).toContain('refuses to serve: entry 0 is broken: its checksum is wrong');
