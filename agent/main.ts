@@ -21,6 +21,7 @@ import { DnsServer } from './dns/server.ts';
 import { Exports } from './exports.ts';
 import { VolumeCopies } from './handover/copies.ts';
 import { CopySources } from './handover/copy-sources.ts';
+import { keptAfter } from './handover/differing-copy.ts';
 import { HandoverEffects } from './handover/effects.ts';
 import { Handovers, type SourceRow } from './handover/handovers.ts';
 import { Orders } from './handover/orders.ts';
@@ -207,6 +208,10 @@ async function build(config: AgentConfig, journal: Journal, log: ReturnType<type
       seed: async (from, { image, onProgress, ...to }) => {
         const kept = await volumes.inspect(from.volumeId);
         if (kept?.state !== 'relinquished') return false;
+        // The Machine comes back before its move has settled: the sums of what left are with that move's source still.
+        const volume = journal.volume(from.volumeId);
+        const left = volume === undefined ? null : keptAfter(journal, volume);
+        if (left?.state.step === 'relinquished') await sources.end(left);
         const sumsPath = volumes.statePath(from.volumeId, keptSumsName);
         const seeded = await seedCopy({
           kept: { imagePath: kept.path, sumsPath },

@@ -54,6 +54,11 @@ describe('a Machine that is not well at its destination', () => {
     expect(migration.reason).toContain('exit code 1');
     const child = await cluster.ended(migration.returnedBy);
     expect(child).toMatchObject({ state: MigrationState.MOVED, returns: migrationId, settled: true });
+    // It is down meanwhile: only what changed travels, although its destination never had it up.
+    expect(child.precopy?.baseRoot).toBe(migration.sourceRoot);
+    const { rounds, finalBytes = 0n } = migration.precopy!;
+    const copied = rounds.reduce((bytes, round) => bytes + round.bytesTransferred, finalBytes);
+    expect(child.precopy?.finalBytes).toBeLessThan(copied / 3n + 2_097_152n);
     expect(await cluster.machine(id)).toMatchObject({ hostId: 'host-a', epoch: 3n });
     await load.more(20);
     expect(await load.verdict()).toMatchObject({ lost: 0, problems: [] });
