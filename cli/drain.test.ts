@@ -176,6 +176,17 @@ test('pause, resume and cancel say how the drain stands, and what comes next', a
   );
 });
 
+test.each([
+  [true, /^(?!.*stays cordoned).*$/s],
+  [false, /host-1 stays cordoned, because it was before the drain; to end that: ferry host uncordon host-1\n/],
+])('a cancel with --uncordon takes off the cordon of its drain alone: %s', async (cordonedByDrain, text) => {
+  const terminal = await terminalFor({
+    cancelDrain: () => ({ drain: runningDrain({ state: DrainState.CANCELLING, cordonedByDrain }) }),
+  });
+  expect(await terminal.run('drain', 'cancel', 'host-1', '--uncordon')).toBe(0);
+  expect(terminal.stdout).toMatch(text);
+});
+
 test('a refusal ends with its reason and code', async () => {
   const terminal = await terminalFor({
     getDrain: () => {

@@ -101,7 +101,10 @@ export function registerDrain(program: Command, terminal: Terminal, outcome: Out
       tell(session, drain, isOver ? 'what had moved stays where it is' : 'moves under way are taken back, or end');
       if (!isOver) session.line(`  follow it: ferry drain watch ${drain.id}`);
       const { hostId } = drain;
-      if (!options.uncordon) session.line(`  ${hostId} stays cordoned; to end that: ferry host uncordon ${hostId}`);
+      if (!options.uncordon || !drain.cordonedByDrain) {
+        const why = options.uncordon ? ', because it was before the drain' : '';
+        session.line(`  ${hostId} stays cordoned${why}; to end that: ferry host uncordon ${hostId}`);
+      }
     });
 }
 
