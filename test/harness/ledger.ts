@@ -67,7 +67,10 @@ export class LedgerLoad {
     options: { fillMib?: number; network?: string } = {},
   ): Promise<LedgerLoad> {
     const { fillMib = 16, network = 'net' } = options;
-    const load = new LedgerLoad(cluster, await cluster.run(ledgerConfig(fillMib), { host, network }));
+    const load = new LedgerLoad(
+      cluster,
+      await cluster.run(ledgerConfig(fillMib), { host, network, app: `app-${network}` }),
+    );
     await load.more(20);
     return load;
   }
