@@ -4,10 +4,12 @@ import { writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { create } from '@bufbuild/protobuf';
+import { exportRequestBytes } from '../../agent/handover/peers.ts';
 import { openKey } from '../../agent/key.ts';
 import { NbdError } from '../../nbd/error.ts';
 import * as nbd from '../../nbd/protocol.ts';
-import { type OpenExportResponse, PeerService } from '../../proto/gen/ferry/v1/handover_pb.ts';
+import { OpenExportRequestSchema, type OpenExportResponse, PeerService } from '../../proto/gen/ferry/v1/handover_pb.ts';
 import { type Machine, MachineState } from '../../proto/gen/ferry/v1/machine_pb.ts';
 import { MigrationStep } from '../../proto/gen/ferry/v1/migration_pb.ts';
 import { ClientPool } from '../../shared/rpc/client.ts';
@@ -209,10 +211,9 @@ export async function holdBeforeCopy(
   return {
     id,
     openExport: (fingerprint = '') => {
-      const nonce = randomBytes(32);
-      const signed = Buffer.concat([Buffer.from(`${id}\0${fingerprint}\0`), nonce]);
-      const signature = key.sign('ferry.v1.OpenExport', signed);
-      return peer.openExport({ migrationId: id, nonce, signature, fingerprint });
+      const request = create(OpenExportRequestSchema, { migrationId: id, nonce: randomBytes(32), fingerprint });
+      request.signature = key.sign('ferry.v1.OpenExport', exportRequestBytes(request));
+      return peer.openExport(request);
     },
     release: () => process.kill(pid, 'SIGCONT'),
   };
