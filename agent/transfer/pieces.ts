@@ -9,8 +9,8 @@ export interface Piece {
   readonly zero: boolean;
 }
 
-/** Most bytes of a volume that one block status request asks about. */
-export const STATUS_BYTES = 1_073_741_824;
+/** Most bytes of a volume that one block status request asks about: the most whole chunks that NBD can name in 32 bits. */
+export const STATUS_BYTES = 4_294_901_760;
 
 /** The source's allocation from chunk `first` on, as far as one question goes, in runs of whole chunks. */
 export async function* zeroRuns(source: PullSource, first: number, sizeBytes: number): AsyncGenerator<Piece> {
