@@ -115,7 +115,8 @@ describe.skipIf(missing !== null)(`a running Machine is copied${missing === null
     for (const folder of [join('mnt', load.machine.volumeId), '']) {
       execFileSync('sync', ['-f', join(cluster.dataDir('host-a'), folder)]);
     }
-    const image = execFileSync('sh', ['-c', `filefrag '${cluster.dataDir('host-a')}'/volumes/*/*.img`]).toString();
+    const folder = join(cluster.dataDir('host-a'), 'volumes', load.machine.volumeId);
+    const image = execFileSync('sh', ['-c', `filefrag '${folder}'/*.img`]).toString();
     expect(Number(/(\d+) extents found/.exec(image)?.[1])).toBeGreaterThan(pieces);
     const migration = await endsWell(load, await cluster.migrate(load.machine.id, 'host-b'));
     expect(migration.precopy).toMatchObject({ ended: 'too_many_extents' });
