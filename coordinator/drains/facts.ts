@@ -10,6 +10,8 @@ import { type VolumeFacts, volumesOf } from '../placement/volumes.ts';
 import type { Roster } from '../roster.ts';
 import type { DrainRecord, HostRow, Placement, Store } from '../store/store.ts';
 
+const { MOVED, GONE } = DrainMachineState;
+
 /** Migrations that are looked at for speeds and downtimes. */
 const historyMax = 200;
 
@@ -60,19 +62,18 @@ export async function readRound(
   nowMs: number,
 ): Promise<RoundFacts> {
   const source = await roster.host(drain.hostId);
-  const [here, open, hosts, blocked] = await Promise.all([
-    store.placements({ hostId: drain.hostId }),
-    store.openMigrations(),
-    store.hosts(),
-    readBlocked(store),
-  ]);
-  const present = new Map(here.map((place) => [place.machineId, place]));
+  const leaving = drain.machines.filter(({ state }) => state !== MOVED && state !== GONE);
+  // Migrations before places: one that has ended by then has left. The other way round it would look as if it had come back.
   const migrations = new Map<string, Migration>();
-  const elsewhere = new Map<string, string>();
-  for (const { machineId, migrationId, state } of drain.machines) {
-    if (state === DrainMachineState.MOVED || state === DrainMachineState.GONE) continue;
+  for (const { migrationId } of leaving) {
     const migration = migrationId === '' ? undefined : (await store.migration(migrationId))?.migration;
     if (migration !== undefined) migrations.set(migrationId, migration);
+  }
+  const [open, hosts, blocked] = await Promise.all([store.openMigrations(), store.hosts(), readBlocked(store)]);
+  const here = await store.placements({ hostId: drain.hostId });
+  const present = new Map(here.map((place) => [place.machineId, place]));
+  const elsewhere = new Map<string, string>();
+  for (const { machineId } of leaving) {
     const place = present.has(machineId) ? undefined : await store.placement(machineId);
     if (place !== undefined) elsewhere.set(machineId, place.hostId);
   }
