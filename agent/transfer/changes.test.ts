@@ -3,7 +3,8 @@ import { describe, expect, it } from 'vitest';
 import { Bitmap } from './bitmap.ts';
 import { bytesOfChunks, changedChunks, chunksContext } from './changes.ts';
 import { CHUNK_BYTES } from './chunks.ts';
-import { AllocationMap, FilefragParser } from './extents.ts';
+import { AllocationMap } from './extents.ts';
+import { FilefragParser } from './filefrag.ts';
 
 const BLOCK_BYTES = 4096;
 const CHUNK_BLOCKS = CHUNK_BYTES / BLOCK_BYTES;

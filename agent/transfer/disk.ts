@@ -3,7 +3,8 @@ import { constants } from 'node:fs';
 import { chmod, copyFile, type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
-import { type AllocationMap, readMap } from './extents.ts';
+import type { AllocationMap } from './extents.ts';
+import { readMap } from './filefrag.ts';
 
 /** An open file. Everything rejects with the system's error. Only `alignedBuffers` travel direct. */
 export interface DiskFile {

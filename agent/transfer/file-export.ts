@@ -1,7 +1,8 @@
 import { read } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { BASE_ALLOCATION, type Export, type Extent } from '../../nbd/export.ts';
-import { type AllocationMap, readMap } from './extents.ts';
+import type { AllocationMap } from './extents.ts';
+import { readMap } from './filefrag.ts';
 
 /** A context beside `base:allocation`: flag 1 for bytes that may have changed since a named snapshot. */
 export interface ChangedContext {

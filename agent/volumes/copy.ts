@@ -1,7 +1,8 @@
 import { constants } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { EXTENT_HOLE, type Extent } from '../../nbd/export.ts';
-import { type AllocationMap, readMap } from '../transfer/extents.ts';
+import type { AllocationMap } from '../transfer/extents.ts';
+import { readMap } from '../transfer/filefrag.ts';
 import type { Files } from './files.ts';
 
 const bufferBytes = 1024 * 1024;
